@@ -1,0 +1,86 @@
+//! Disk as an argument: configuration and policies are read through [`Files`], from a folder or from memory.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+/// A place that configuration files are read from. Relative paths start at its root.
+#[derive(Clone, Debug)]
+pub enum Files {
+    /// The file system, below this folder.
+    Disk(PathBuf),
+    /// Text by path: the demo's built-in example, and tests.
+    Memory(BTreeMap<PathBuf, String>),
+}
+
+/// The largest file that is read, in bytes.
+pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+impl Files {
+    /// Files in memory, from pairs of path and text.
+    pub fn memory<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self::Memory(files.into_iter().map(|(path, text)| (path.into(), text.into())).collect())
+    }
+
+    /// The text of `path`.
+    ///
+    /// # Errors
+    /// What the file system says; a file over [`FILE_BYTES_MAX`] or not UTF-8 is `InvalidData`.
+    pub fn read(&self, path: &Path) -> io::Result<String> {
+        match self {
+            Self::Disk(root) => read_bounded(&root.join(path)),
+            Self::Memory(files) => files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The paths of the files in folder `path` that end in `.extension`, in order of name.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn list(&self, path: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
+        let wanted = |file: &Path| file.extension().is_some_and(|found| found == extension);
+        let mut found = match self {
+            Self::Disk(root) => std::fs::read_dir(root.join(path))?
+                .map(|entry| entry.map(|entry| path.join(entry.file_name())))
+                .filter(|file| file.as_ref().map_or(true, |file| wanted(file)))
+                .collect::<io::Result<Vec<_>>>()?,
+            Self::Memory(files) => {
+                files.keys().filter(|file| file.parent() == Some(path) && wanted(file)).cloned().collect()
+            }
+        };
+        found.sort();
+        Ok(found)
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(FILE_BYTES_MAX.saturating_add(1)).read_to_string(&mut text)?;
+    if u64::try_from(read).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("larger than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_and_memory_list_the_same_files_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("policies")).unwrap();
+        let texts = [("policies/b.cedar", "2"), ("policies/a.cedar", "1"), ("policies/s.txt", "3")];
+        for (name, text) in texts {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        for files in [Files::Disk(folder.path().into()), Files::memory(texts)] {
+            let listed = files.list(Path::new("policies"), "cedar").unwrap();
+            assert_eq!(listed, [Path::new("policies/a.cedar"), Path::new("policies/b.cedar")]);
+            assert_eq!(files.read(&listed[0]).unwrap(), "1");
+            assert!(files.read(Path::new("nowhere")).is_err());
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Words the rooms share. Knows nothing of the house: time, outbound fetches, files, strict JSON and
+//! configuration problems are here because several rooms take them as arguments.
+
+pub mod clock;
+pub mod fetch;
+pub mod files;
+pub mod json;
+pub mod problem;

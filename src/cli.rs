@@ -1,0 +1,146 @@
+//! The command line.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app::{App, StartError},
+    audit::Lines,
+    base::{clock::SystemClock, problem::Problems},
+    config, demo,
+    server::probe,
+};
+
+/// Exit code for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
+pub const EXIT_CONFIG: u8 = 64;
+
+/// An authorizing reverse proxy for agents that act on behalf of users.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gate.
+    Serve(ConfigFile),
+    /// Report everything `serve` would refuse to start on.
+    Check(ConfigFile),
+    /// Ask a running gate whether it is ready; for container health checks.
+    Health(ConfigFile),
+    /// Show the whole flow on this machine: an issuer, a service and the gate, in one process.
+    Demo(demo::Options),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, default_value = "config.yaml", env = "PORTCULLIS_CONFIG")]
+    config: PathBuf,
+}
+
+impl Cli {
+    /// Does what the command line says.
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            Command::Check(file) => check(&file.config),
+            Command::Serve(file) => with_logs(|| on_runtime(serve(file.config))),
+            Command::Health(file) => on_runtime(health(file.config)),
+            Command::Demo(options) => with_logs(|| on_runtime(demo::run(options))),
+        }
+    }
+}
+
+fn with_logs(run: impl FnOnce() -> ExitCode) -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,pingora_proxy=off,pingora_core=error"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    run()
+}
+
+fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => fail(&format!("portcullis: no runtime: {error}\n")),
+    }
+}
+
+fn say(out: &mut impl Write, text: &str) {
+    // A closed terminal or pipe leaves nobody to tell.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn fail(text: &str) -> ExitCode {
+    say(&mut std::io::stderr(), text);
+    ExitCode::FAILURE
+}
+
+fn bad_config(path: &Path, problems: &Problems) -> ExitCode {
+    let count = problems.0.len();
+    let noun = if count == 1 { "problem" } else { "problems" };
+    say(&mut std::io::stderr(), &format!("{problems}portcullis: {count} {noun} in {}\n", path.display()));
+    ExitCode::from(EXIT_CONFIG)
+}
+
+fn check(path: &Path) -> ExitCode {
+    match config::load(path).and_then(|loaded| loaded.compile()) {
+        Ok(compiled) => {
+            say(&mut std::io::stderr(), &compiled.warnings.to_string());
+            let (routes, policies) = (compiled.blueprint.routes.routes().len(), compiled.blueprint.policies.len());
+            say(&mut std::io::stdout(), &format!("{}: good ({routes} routes, {policies} policies)\n", path.display()));
+            ExitCode::SUCCESS
+        }
+        Err(problems) => bad_config(path, &problems),
+    }
+}
+
+async fn serve(path: PathBuf) -> ExitCode {
+    let loaded = match config::load(&path) {
+        Ok(loaded) => loaded,
+        Err(problems) => return bad_config(&path, &problems),
+    };
+    let lines = match Lines::new(std::io::stdout()) {
+        Ok(lines) => Arc::new(lines),
+        Err(error) => return fail(&format!("portcullis: {error}\n")),
+    };
+    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
+        (Err(error), _) | (_, Err(error)) => return fail(&format!("portcullis: no signals: {error}\n")),
+    };
+    let app = match App::start(&loaded, Arc::new(SystemClock), lines.clone()).await {
+        Ok(app) => app,
+        Err(StartError::Config(problems)) => return bad_config(&path, &problems),
+        Err(error) => return fail(&format!("portcullis: {error}\n")),
+    };
+    tracing::info!(listen = %app.address(), admin = %app.admin_address(), "the gate stands");
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tracing::info!("draining");
+    app.stop().await;
+    lines.close();
+    ExitCode::SUCCESS
+}
+
+/// The longest a health check takes.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+
+async fn health(path: PathBuf) -> ExitCode {
+    let admin = match config::load(&path).and_then(|loaded| loaded.compile()) {
+        Ok(compiled) => compiled.servers.admin,
+        Err(problems) => return bad_config(&path, &problems),
+    };
+    match tokio::time::timeout(HEALTH_TIMEOUT, probe::ready(admin)).await {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(&format!("portcullis: {error}\n")),
+        Err(_) => fail("portcullis: no answer\n"),
+    }
+}

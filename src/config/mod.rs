@@ -1,0 +1,263 @@
+//! `config.yaml`: read as the list of what the rooms ask for, compiled to a [`Blueprint`], or to every problem it
+//! has. Each room owns the section beside the code that it configures.
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use crate::{
+    base::{
+        files::Files,
+        problem::{Problem, Problems, Source, bounded},
+    },
+    entities::{EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types},
+    forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
+    policy::PolicyFiles,
+    request::{Limits, route::RouteTable},
+    snapshot::Blueprint,
+    token::issuer::{IssuerConfig, Rules},
+};
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where agents connect: address and port.
+    pub listen: Spanned<SocketAddr>,
+    /// Where operators connect: health and metrics. Default 127.0.0.1:9901.
+    pub admin: Option<Spanned<SocketAddr>>,
+    /// Where allowed requests go.
+    pub upstream: UpstreamConfig,
+    /// Whose tokens are believed.
+    pub issuers: Spanned<Vec<IssuerConfig>>,
+    /// The folder with `*.cedar` and `schema.cedarschema`. Default `policies`.
+    pub policies: Option<Spanned<PathBuf>>,
+    /// Which requests are described, and as what.
+    pub routes: Spanned<Vec<RouteConfig>>,
+    /// The schema's names for agents and users.
+    #[serde(default)]
+    pub entities: EntitiesConfig,
+    /// What the upstream is told.
+    #[serde(default)]
+    pub identity: IdentityConfig,
+    /// Bounds on what clients may send.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+}
+
+/// The section `limits`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Bytes of a request head. Default 32768.
+    pub head_bytes_max: Option<Spanned<usize>>,
+    /// Bytes of a request target. Default 4096.
+    pub target_bytes_max: Option<Spanned<usize>>,
+    /// Open connections. Default 10000.
+    pub connections_max: Option<Spanned<usize>>,
+    /// Milliseconds between two reads of a request. Default 30000.
+    pub client_timeout_ms: Option<Spanned<u64>>,
+}
+
+/// A file that was read but not compiled.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub config: Config,
+    source: Arc<Source>,
+    files: Files,
+}
+
+/// A configuration ready to be put to work.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The decision core's part.
+    pub blueprint: Blueprint,
+    /// The servers' part.
+    pub servers: Servers,
+    /// What deserves a look.
+    pub warnings: Problems,
+}
+
+/// Where to listen and where to forward.
+#[derive(Clone, Debug)]
+pub struct Servers {
+    /// Where agents connect.
+    pub listen: SocketAddr,
+    /// Where operators connect.
+    pub admin: SocketAddr,
+    /// Where allowed requests go.
+    pub upstream: Upstream,
+    /// Open connections.
+    pub connections_max: usize,
+    /// Between two reads of a request.
+    pub client_timeout: std::time::Duration,
+}
+
+const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9901);
+
+/// Reads `path`; other files are named relative to its folder.
+///
+/// # Errors
+/// What is wrong with the file's form.
+pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+    let files = Files::Disk(folder);
+    let text = files.read(&name).map_err(|error| {
+        Problem::new(format!("cannot read `{}`: {error}", path.display())).fix("name the file with `--config`")
+    })?;
+    parse(path.display().to_string(), text, files)
+}
+
+/// Reads a configuration from `text`, known as `name`.
+///
+/// # Errors
+/// What is wrong with its form.
+pub fn parse(name: String, text: String, files: Files) -> Result<Loaded, Problems> {
+    let source = Arc::new(Source { name, text });
+    let config = serde_saphyr::from_str(&source.text).map_err(|error| Problem::from_yaml(&error, &source))?;
+    Ok(Loaded { config, source, files })
+}
+
+impl Loaded {
+    /// What the configuration is known as: its path.
+    pub fn name(&self) -> &str {
+        &self.source.name
+    }
+
+    /// The place that the configuration's files are read from.
+    pub const fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Compiles the configuration. Touches nothing but files.
+    ///
+    /// # Errors
+    /// Every [`Problem`] it has.
+    pub fn compile(&self) -> Result<Compiled, Problems> {
+        self.compile_parts()
+            .map_err(|problems| Problems(problems.0.into_iter().map(|it| it.within(&self.source)).collect()))
+    }
+
+    fn compile_parts(&self) -> Result<Compiled, Problems> {
+        let config = &self.config;
+        let mut problems = Problems::default();
+        let issuers = problems.keep(self.issuers());
+        let servers = problems.keep(self.servers());
+        let limits = problems.keep(config.limits.request_limits());
+        let identity = problems.keep(Identity::compile(&config.identity));
+        let folder = config.policies.as_ref().map_or_else(|| PathBuf::from("policies"), |folder| folder.value.clone());
+        let loaded = problems.keep(PolicyFiles::new(&self.files, &folder).load());
+        let (policies, types, warnings) = match loaded {
+            Some(loaded) => (Some(loaded.policies), Some(loaded.types), loaded.warnings),
+            None => (None, None, Problems::default()),
+        };
+        let types = types.and_then(|types| problems.keep(Types::compile(&config.entities, types)));
+        let routes = types.and_then(|types| problems.keep(self.routes(types)));
+        let compiled = (|| {
+            let (mapping, routes) = routes?;
+            let blueprint = Blueprint {
+                limits: limits?,
+                issuers: issuers?,
+                routes,
+                mapping,
+                policies: policies?,
+                identity: identity?,
+            };
+            Some(Compiled { blueprint, servers: servers?, warnings })
+        })();
+        problems.into_result(compiled)
+    }
+
+    fn issuers(&self) -> Result<Vec<Rules>, Problems> {
+        let mut problems = Problems::default();
+        let configured = &self.config.issuers;
+        if configured.value.is_empty() {
+            problems
+                .push(Problem::at(configured, "no issuer: nobody could come in").fix("name whose tokens are believed"));
+        }
+        let mut seen = HashSet::new();
+        let mut prefixes = HashSet::new();
+        let several = configured.value.len() > 1;
+        let mut issuers = Vec::new();
+        for issuer in &configured.value {
+            let name = &issuer.settings().issuer;
+            if !seen.insert(name.value.as_str()) {
+                problems.push(
+                    Problem::at(name, format!("issuer `{}` stands twice", name.value)).fix("merge the two entries"),
+                );
+            }
+            let Some(rules) = problems.keep(Rules::compile(issuer, &self.files)) else { continue };
+            let prefix = rules.agent_id_prefix().map(str::to_owned);
+            if several && (!rules.has_id_prefixes() || !prefixes.insert(prefix)) {
+                problems.push(
+                    Problem::at(name, "with several issuers, one id could name two people")
+                        .fix("give each issuer an `agent_id_prefix` of its own, and a `user_id_prefix` that names the users' pool"),
+                );
+            }
+            issuers.push(rules);
+        }
+        problems.into_result(Some(issuers))
+    }
+
+    fn servers(&self) -> Result<Servers, Problems> {
+        let mut problems = Problems::default();
+        let limits = &self.config.limits;
+        let connections_max =
+            problems.keep(bounded(limits.connections_max.as_ref(), "connections_max", 10_000, 1..=1_000_000));
+        let client_timeout =
+            problems.keep(bounded(limits.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
+        let servers = (|| {
+            Some(Servers {
+                listen: self.config.listen.value,
+                admin: self.config.admin.as_ref().map_or(ADMIN, |admin| admin.value),
+                upstream: problems.keep(Upstream::compile(&self.config.upstream))?,
+                connections_max: connections_max?,
+                client_timeout: std::time::Duration::from_millis(client_timeout?),
+            })
+        })();
+        problems.into_result(servers)
+    }
+
+    fn routes(&self, types: Types) -> Result<(Mapping, RouteTable<RoutePlan>), Problems> {
+        let configured = &self.config.routes;
+        let mut problems = Problems::default();
+        if configured.value.is_empty() {
+            problems.push(
+                Problem::at(configured, "no route: every request would be refused")
+                    .fix("describe the requests to let in"),
+            );
+        }
+        let (mapping, plans) = Mapping::compile(types, &configured.value)?;
+        let mut table = RouteTable::default();
+        for (route, (requests, plan)) in configured.value.iter().zip(plans) {
+            let inserted = table.insert(&requests.methods, &requests.template, plan);
+            problems.keep(
+                inserted.map_err(|error| Problem::at(&route.path, error.to_string()).fix("merge the two routes")),
+            );
+        }
+        problems.into_result(Some((mapping, table)))
+    }
+}
+
+impl LimitsConfig {
+    fn request_limits(&self) -> Result<Limits, Problems> {
+        let mut problems = Problems::default();
+        let default = Limits::default();
+        let mut bytes = |value: &Option<Spanned<usize>>, name, default| {
+            problems.keep(bounded(value.as_ref(), name, default, 256..=1024 * 1024))
+        };
+        let head = bytes(&self.head_bytes_max, "head_bytes_max", default.head_bytes_max);
+        let target = bytes(&self.target_bytes_max, "target_bytes_max", default.target_bytes_max);
+        let limits =
+            head.zip(target).map(|(head_bytes_max, target_bytes_max)| Limits { head_bytes_max, target_bytes_max });
+        problems.into_result(limits)
+    }
+}

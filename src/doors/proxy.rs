@@ -1,0 +1,197 @@
+//! The reverse proxy: an HTTP door on pingora. What is allowed goes to the upstream, byte for byte the target that
+//! was authorised; what is not is answered here.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderName, header};
+use pingora_core::{
+    Error, ErrorSource,
+    ErrorType::{
+        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ConnectionClosed, InternalError, InvalidCert,
+        ReadError, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError, WriteTimedout,
+    },
+    Result,
+    upstreams::peer::HttpPeer,
+};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use crate::{
+    forward::Obligations,
+    pipeline::{Gate, Visit},
+    refusal::{ClientError, Refusal, UpstreamError},
+    request::Head,
+    server::resolve::Target,
+};
+
+/// Seconds that an idle downstream connection is kept.
+const KEEPALIVE_S: u64 = 60;
+
+/// The door.
+#[derive(Debug)]
+pub struct ProxyDoor {
+    gate: Gate,
+    upstream: Arc<Target>,
+    client_timeout: Duration,
+}
+
+/// One request at the door.
+#[derive(Debug)]
+pub struct Passage {
+    visit: Visit,
+    /// Present from admission on: without it nothing is forwarded.
+    obligations: Option<Obligations>,
+}
+
+impl ProxyDoor {
+    /// A door that asks `gate` and forwards to `upstream`.
+    pub const fn new(gate: Gate, upstream: Arc<Target>, client_timeout: Duration) -> Self {
+        Self { gate, upstream, client_timeout }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for ProxyDoor {
+    type CTX = Passage;
+
+    fn new_ctx(&self) -> Passage {
+        Passage { visit: self.gate.receive(), obligations: None }
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, _: &mut Passage) -> Result<()> {
+        session.set_keepalive(Some(KEEPALIVE_S));
+        session.set_read_timeout(Some(self.client_timeout));
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
+        let wire = session.as_downstream().as_http1().map(|h1| h1.get_headers_raw_bytes());
+        let request = session.req_header();
+        let head = Head {
+            method: &request.method,
+            target: request.raw_path(),
+            headers: &request.headers,
+            wire: wire.as_deref(),
+            peer: session.client_addr().and_then(|peer| peer.as_inet()).copied(),
+        };
+        match passage.visit.admit(&head).await {
+            Ok(obligations) => {
+                passage.obligations = Some(obligations);
+                Ok(false)
+            }
+            Err(refusal) => {
+                answer(session, &refusal, passage).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
+        if passage.obligations.is_none() {
+            return Error::e_explain(InternalError, "not admitted");
+        }
+        let address =
+            self.upstream.address().await.map_err(|error| Error::because(ConnectNoRoute, "resolving", error))?;
+        let upstream = self.upstream.upstream();
+        let server_name = if upstream.tls { upstream.host.clone() } else { String::new() };
+        let mut peer = HttpPeer::new(address, upstream.tls, server_name);
+        peer.options.total_connection_timeout = Some(upstream.connect_timeout);
+        peer.options.connection_timeout = Some(upstream.connect_timeout);
+        peer.options.read_timeout = Some(upstream.read_timeout);
+        peer.options.write_timeout = Some(upstream.write_timeout);
+        Ok(Box::new(peer))
+    }
+
+    /// Runs after pingora has removed what the client's `Connection` nominates, so ours cannot be nominated away.
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
+        // INVARIANT: the target sent is byte for byte the target that was authorised.
+        if request.raw_path() != session.req_header().raw_path() {
+            return Error::e_explain(InternalError, "the target changed after it was authorised");
+        }
+        let removed: Vec<HeaderName> =
+            request.headers.keys().filter(|name| obligations.removes(name)).cloned().collect();
+        for name in removed {
+            request.remove_header(&name);
+        }
+        for (name, value) in obligations.set() {
+            request.insert_header(name.clone(), value.clone())?;
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Passage) -> FailToProxy {
+        let refusal = refusal_of(error);
+        passage.visit.refuse(&refusal);
+        if refusal == Refusal::Internal {
+            tracing::error!(%error, decision_id = passage.visit.decision_id(), "a request failed inside");
+        }
+        let answered = session.response_written().is_none() && refusal != Refusal::Client(ClientError::Gone);
+        if answered && let Err(error) = answer(session, &refusal, passage).await {
+            tracing::debug!(%error, "a refusal could not be sent");
+        }
+        FailToProxy { error_code: if answered { refusal.status().as_u16() } else { 0 }, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, passage: &mut Passage) {
+        if let Some(response) = session.response_written() {
+            passage.visit.answered(response.status.as_u16());
+        }
+    }
+
+    /// Every outcome has its decision record; pingora's own line would repeat it.
+    fn suppress_error_log(&self, _: &Session, _: &Passage, _: &Error) -> bool {
+        true
+    }
+}
+
+/// Answers with a refusal. A request body that was not read closes the connection, which pingora sees to.
+async fn answer(session: &mut Session, refusal: &Refusal, passage: &Passage) -> Result<()> {
+    let body = Bytes::from(refusal.problem(passage.visit.decision_id()).to_string());
+    let mut response = ResponseHeader::build(refusal.status(), Some(6))?;
+    response.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
+    response.insert_header(header::CONTENT_LENGTH, body.len())?;
+    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    if let Some(challenge) = refusal.challenge() {
+        response.insert_header(header::WWW_AUTHENTICATE, challenge.to_header())?;
+    }
+    if let Some(after) = refusal.retry_after() {
+        response.insert_header(header::RETRY_AFTER, after.as_secs())?;
+    }
+    let bodiless = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(response), bodiless).await?;
+    if !bodiless {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// What an error between admission and the end of the answer comes to.
+fn refusal_of(error: &Error) -> Refusal {
+    let kind = error.etype();
+    match error.esource() {
+        ErrorSource::Downstream => match kind {
+            ReadTimedout => ClientError::BodyTimedOut.into(),
+            WriteError | ReadError | ConnectionClosed | WriteTimedout => ClientError::Gone.into(),
+            _ => ClientError::BodyInvalid.into(),
+        },
+        source => match kind {
+            ConnectTimedout | TLSHandshakeTimedout => UpstreamError::TimedOut.into(),
+            ReadTimedout | WriteTimedout if *source == ErrorSource::Upstream => UpstreamError::TimedOut.into(),
+            // pingora does not name the source of a downstream read that times out while the body is awaited.
+            ReadTimedout => ClientError::BodyTimedOut.into(),
+            ConnectRefused | ConnectNoRoute | ConnectError | SocketError | TLSHandshakeFailure | InvalidCert => {
+                UpstreamError::Unreachable.into()
+            }
+            _ if *source == ErrorSource::Upstream => UpstreamError::Invalid.into(),
+            _ => Refusal::Internal,
+        },
+    }
+}

@@ -1,0 +1,282 @@
+//! What the house does with a route's requests: the Cedar action and resource they stand for, and what their token
+//! must hold.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use cedar_policy::{Entity, EntityUid, RestrictedExpression};
+use http::Method;
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{
+    MappingError, Types,
+    schema::{Action, Record, Type},
+    template::{EntityTemplate, TextTemplate},
+};
+use crate::{
+    base::problem::{Problem, Problems},
+    request::route::{METHODS, Parameters, PathTemplate},
+};
+
+/// An entry of `routes`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// HTTP methods, upper case. `GET` does not stand for `HEAD`.
+    pub methods: Spanned<Vec<Spanned<String>>>,
+    /// Path template: literal segments and `{parameter}` segments.
+    pub path: Spanned<String>,
+    /// Cedar action: its id, or `Type::"id"`.
+    pub action: Spanned<String>,
+    /// Cedar resource, `Type::"…{path.parameter}…"`.
+    pub resource: Spanned<String>,
+    /// Attributes of the resource: text, or `Type::"…"` for an entity. Default: none.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, Spanned<String>>,
+    /// A scope that the token must hold. Default: none.
+    pub scope: Option<Spanned<String>>,
+    /// Whether the agent must act for a user. Default: `required`.
+    #[serde(default)]
+    pub delegation: DelegationRule,
+}
+
+/// Whether an agent must act for a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DelegationRule {
+    /// It must.
+    #[default]
+    Required,
+    /// It may.
+    Optional,
+    /// It must not.
+    Forbidden,
+}
+
+/// A route, compiled.
+#[derive(Clone, Debug)]
+pub struct RoutePlan {
+    name: Arc<str>,
+    action: EntityUid,
+    action_name: Arc<str>,
+    resource: EntityTemplate,
+    attributes: Vec<(String, AttributeTemplate)>,
+    scope: Option<String>,
+    delegation: DelegationRule,
+    /// Which of the mapping's contexts its action takes.
+    pub(super) context: usize,
+}
+
+#[derive(Clone, Debug)]
+enum AttributeTemplate {
+    Text(TextTemplate),
+    Entity(EntityTemplate),
+}
+
+/// A route's requests: methods and paths.
+#[derive(Clone, Debug)]
+pub struct Requests {
+    /// The methods.
+    pub methods: Vec<Method>,
+    /// The paths.
+    pub template: PathTemplate,
+}
+
+impl RouteConfig {
+    /// Compiles the route. `contexts` collects the context types of all routes' actions.
+    ///
+    /// # Errors
+    /// Every [`Problem`] it has.
+    pub(super) fn compile(&self, types: &Types, contexts: &mut Vec<Record>) -> Result<(Requests, RoutePlan), Problems> {
+        let mut problems = Problems::default();
+        let methods = problems.keep(self.methods());
+        let template = PathTemplate::parse(&self.path.value).map_err(|error| {
+            Problem::at(&self.path, error.to_string())
+                .fix("write `/literal/{parameter}`; a parameter is one whole segment")
+        });
+        let template = problems.keep(template);
+        let action = problems.keep(self.action(types));
+        let parameters = template.as_ref().map_or(&[][..], PathTemplate::parameters);
+        let resource = EntityTemplate::parse(&self.resource.value, parameters).map_err(|message| {
+            Problem::at(&self.resource, message)
+                .fix("write `Type::\"…{path.parameter}…\"`, as in `UserData::\"{path.userId}\"`")
+        });
+        let resource = problems.keep(resource);
+        let plan = (|| {
+            let (uid, action) = action?;
+            let resource = resource?;
+            problems.keep(self.applies(action, &resource, types));
+            let context = problems.keep(self.context(action, types, contexts));
+            let attributes = problems.keep(self.attributes(&resource, parameters, types));
+            Some(RoutePlan {
+                name: self.name().into(),
+                action_name: uid.to_string().into(),
+                action: uid,
+                resource,
+                attributes: attributes?,
+                scope: self.scope.as_ref().map(|scope| scope.value.clone()),
+                delegation: self.delegation,
+                context: context?,
+            })
+        })();
+        let requests = methods.zip(template).map(|(methods, template)| Requests { methods, template });
+        problems.into_result(requests.zip(plan))
+    }
+
+    fn name(&self) -> String {
+        let methods: Vec<_> = self.methods.value.iter().map(|method| method.value.as_str()).collect();
+        format!("{} {}", methods.join(","), self.path.value)
+    }
+
+    fn methods(&self) -> Result<Vec<Method>, Problems> {
+        let mut problems = Problems::default();
+        let known = |name: &Spanned<String>| {
+            METHODS.into_iter().find(|method| method.as_str() == name.value).ok_or_else(|| {
+                Problem::at(name, format!("`{}` is not a method that can be routed", name.value))
+                    .fix(format!("choose from {}", METHODS.map(|method| method.to_string()).join(", ")))
+            })
+        };
+        let mut methods: Vec<Method> = Vec::new();
+        for name in &self.methods.value {
+            match problems.keep(known(name)) {
+                Some(method) if methods.contains(&method) => {
+                    problems.push(Problem::at(name, "this method stands twice"));
+                }
+                method => methods.extend(method),
+            }
+        }
+        if self.methods.value.is_empty() {
+            problems
+                .push(Problem::at(&self.methods, "a route without methods").fix("name at least one, as in `[GET]`"));
+        }
+        problems.into_result(Some(methods))
+    }
+
+    fn action<'t>(&self, types: &'t Types) -> Result<(EntityUid, &'t Action), Problem> {
+        let uid: Option<EntityUid> = if self.action.value.contains("::\"") {
+            self.action.value.parse().ok()
+        } else {
+            let namespace = types.agent.namespace();
+            let kind = if namespace.is_empty() { "Action".into() } else { format!("{namespace}::Action") };
+            let kind = kind.parse().ok();
+            kind.map(|kind| EntityUid::from_type_name_and_id(kind, cedar_policy::EntityId::new(&self.action.value)))
+        };
+        uid.and_then(|uid| types.schema.action(&uid).map(|action| (uid, action))).ok_or_else(|| {
+            Problem::at(
+                &self.action,
+                format!("the schema has no action `{}` that applies to anything", self.action.value),
+            )
+            .fix(format!("it has {}", types.schema.action_names().join(", ")))
+        })
+    }
+
+    fn applies(&self, action: &Action, resource: &EntityTemplate, types: &Types) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        if !action.principals.contains(&types.agent) {
+            let message =
+                format!("the schema does not apply `{}` to principals of type `{}`", self.action.value, types.agent);
+            problems.push(Problem::at(&self.action, message).fix("add it to `appliesTo { principal: [...] }`"));
+        }
+        if !action.resources.contains(&resource.type_name) {
+            let message = format!(
+                "the schema does not apply `{}` to resources of type `{}`",
+                self.action.value, resource.type_name
+            );
+            problems.push(Problem::at(&self.resource, message).fix("add it to `appliesTo { resource: [...] }`"));
+        }
+        problems.into_result(Some(()))
+    }
+
+    /// Finds the action's context type among `contexts`, or adds it.
+    fn context(&self, action: &Action, types: &Types, contexts: &mut Vec<Record>) -> Result<usize, Problems> {
+        let mut problems = Problems::default();
+        for (name, attribute) in &action.context {
+            let message = match (name.as_str(), &attribute.ty) {
+                ("token", Type::Record(_)) => continue,
+                ("onBehalfOf", Type::Entity(user)) if *user == types.user => continue,
+                ("token", _) => "the schema's `context.token` is not a record".into(),
+                ("onBehalfOf", _) => format!("the schema's `context.onBehalfOf` is not of type `{}`", types.user),
+                (_, _) if !attribute.required => continue,
+                _ => format!("the schema requires `context.{name}`, which nothing supplies"),
+            };
+            problems.push(Problem::at(&self.action, message).fix("the context is `{ token: {…}, onBehalfOf?: User }`"));
+        }
+        let index = contexts.iter().position(|known| *known == action.context).unwrap_or_else(|| {
+            contexts.push(action.context.clone());
+            contexts.len().saturating_sub(1)
+        });
+        problems.into_result(Some(index))
+    }
+
+    fn attributes(
+        &self,
+        resource: &EntityTemplate,
+        parameters: &[String],
+        types: &Types,
+    ) -> Result<Vec<(String, AttributeTemplate)>, Problems> {
+        let mut problems = Problems::default();
+        let Some(shape) = types.schema.entity(&resource.type_name) else {
+            let message = format!("the schema has no entity type `{}`", resource.type_name);
+            return Err(Problem::at(&self.resource, message).fix("declare it: `entity Name = { … };`").into());
+        };
+        let mut attributes = Vec::new();
+        for (name, text) in &self.attributes {
+            let template = match shape.get(name).map(|attribute| &attribute.ty) {
+                Some(Type::String) => TextTemplate::parse(&text.value, parameters).map(AttributeTemplate::Text),
+                Some(Type::Entity(wanted)) => match EntityTemplate::parse(&text.value, parameters) {
+                    Ok(entity) if entity.type_name != *wanted => {
+                        Err(format!("`{name}` is of type `{wanted}` in the schema"))
+                    }
+                    entity => entity.map(AttributeTemplate::Entity),
+                },
+                Some(_) => Err(format!("`{name}` is neither text nor an entity in the schema")),
+                None => Err(format!("the schema gives `{}` no attribute `{name}`", resource.type_name)),
+            };
+            let template = template.map_err(|message| Problem::at(text, message));
+            attributes.extend(problems.keep(template).map(|template| (name.clone(), template)));
+        }
+        for (name, _) in shape.iter().filter(|(name, it)| it.required && !self.attributes.contains_key(*name)) {
+            let message = format!("the schema requires attribute `{name}` of `{}`", resource.type_name);
+            problems.push(Problem::at(&self.resource, message).fix(format!("add `attributes: {{ {name}: … }}`")));
+        }
+        problems.into_result(Some(attributes))
+    }
+}
+
+impl RoutePlan {
+    /// Methods and path as configured, for records and metrics.
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+    /// The scope a token must hold.
+    pub fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
+    }
+    /// Whether the agent must act for a user.
+    pub const fn delegation(&self) -> DelegationRule {
+        self.delegation
+    }
+    /// The Cedar action.
+    pub const fn action(&self) -> &EntityUid {
+        &self.action
+    }
+    /// The Cedar action as text.
+    pub const fn action_name(&self) -> &Arc<str> {
+        &self.action_name
+    }
+
+    /// The resource that a request names, with its attributes.
+    pub(super) fn resource(&self, parameters: &Parameters<'_, '_>) -> Result<Entity, MappingError> {
+        let missing = |name: &str| MappingError::ClaimMissing(name.to_owned());
+        let uid = self.resource.fill(parameters).ok_or_else(|| missing("resource"))?;
+        let mut attributes = std::collections::HashMap::with_capacity(self.attributes.len());
+        for (name, template) in &self.attributes {
+            let value = match template {
+                AttributeTemplate::Text(text) => text.fill(parameters).map(RestrictedExpression::new_string),
+                AttributeTemplate::Entity(entity) => entity.fill(parameters).map(RestrictedExpression::new_entity_uid),
+            };
+            attributes.insert(name.clone(), value.ok_or_else(|| missing(name))?);
+        }
+        Entity::new(uid, attributes, std::collections::HashSet::new()).map_err(|_| missing("resource"))
+    }
+}

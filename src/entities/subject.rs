@@ -1,0 +1,138 @@
+//! Who asks, as Cedar sees them: built once per token and kept beside it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, OnceLock},
+};
+
+use cedar_policy::{Context, Entity, EntityId, EntityUid, RestrictedExpression};
+use serde_json::{Map, Value};
+
+use super::{
+    MappingError, Types,
+    schema::{Record, Type},
+    value::attributes,
+};
+use crate::token::VerifiedToken;
+
+/// A verified token with everything Cedar needs of it.
+pub struct Subject {
+    token: VerifiedToken,
+    names: Names,
+    agent: Entity,
+    user: Option<Entity>,
+    /// By context type, built when first asked for.
+    contexts: Box<[OnceLock<Result<Context, MappingError>>]>,
+}
+
+/// The subject's names, as records speak of them.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// `iss`.
+    pub issuer: Arc<str>,
+    /// The agent's Cedar id.
+    pub agent: Arc<str>,
+    /// The user's Cedar id.
+    pub user: Option<Arc<str>>,
+    /// The calling app.
+    pub app: Option<Arc<str>>,
+}
+
+impl std::fmt::Debug for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Subject").field(&self.token).finish()
+    }
+}
+
+impl Subject {
+    pub(super) fn new(token: VerifiedToken, types: &Types, contexts: usize) -> Result<Self, MappingError> {
+        let names = Names {
+            issuer: token.issuer().into(),
+            agent: token.agent_id().into(),
+            user: token.user_id().map(Arc::from),
+            app: token.caller_app().map(|app| app.as_str().into()),
+        };
+        let agent = entity(uid(&types.agent, &names.agent), types, token.claims())?;
+        let user = match (&names.user, token.delegation()) {
+            (Some(id), Some(delegation)) => Some(entity(uid(&types.user, id), types, delegation.attributes())?),
+            _ => None,
+        };
+        let contexts = (0..contexts).map(|_| OnceLock::new()).collect();
+        Ok(Self { token, names, agent, user, contexts })
+    }
+
+    /// An estimate of the bytes it takes: claims stand in it as JSON and again as Cedar values.
+    pub fn weight(&self) -> u32 {
+        u32::try_from(self.token.size()).unwrap_or(u32::MAX).saturating_mul(8).saturating_add(4096)
+    }
+
+    /// Its names.
+    pub const fn names(&self) -> &Names {
+        &self.names
+    }
+    /// The token.
+    pub const fn token(&self) -> &VerifiedToken {
+        &self.token
+    }
+    /// The agent: the principal.
+    pub const fn agent(&self) -> &Entity {
+        &self.agent
+    }
+    /// The user acted for.
+    pub const fn user(&self) -> Option<&Entity> {
+        self.user.as_ref()
+    }
+
+    /// The context of the given type.
+    pub(super) fn context(&self, index: usize, ty: &Record) -> Result<Context, MappingError> {
+        let missing = || MappingError::ClaimMissing("context".into());
+        self.contexts.get(index).ok_or_else(missing)?.get_or_init(|| self.build_context(ty)).clone()
+    }
+
+    fn build_context(&self, ty: &Record) -> Result<Context, MappingError> {
+        let mut pairs = Vec::with_capacity(2);
+        for (name, attribute) in ty {
+            let value = match (name.as_str(), &attribute.ty) {
+                ("token", Type::Record(claims)) => Some(self.token_record(claims)?),
+                ("onBehalfOf", _) => self.user.as_ref().map(|user| RestrictedExpression::new_entity_uid(user.uid())),
+                _ => None,
+            };
+            match value {
+                Some(value) => pairs.push((name.clone(), value)),
+                None if !attribute.required => {}
+                None => return Err(MappingError::ClaimMissing(name.clone())),
+            }
+        }
+        Context::from_pairs(pairs).map_err(|_| MappingError::ClaimMissing("token".into()))
+    }
+
+    /// `context.token`: the claims the schema knows, `scope` as a set of words.
+    fn token_record(&self, ty: &Record) -> Result<RestrictedExpression, MappingError> {
+        let is_scope = |attribute: &Type| matches!(attribute, Type::Set(word) if **word == Type::String);
+        let record = if ty.get("scope").is_some_and(|attribute| is_scope(&attribute.ty)) {
+            let mut rest = ty.clone();
+            rest.remove("scope");
+            let mut fields = attributes(&rest, self.token.claims())?;
+            let words = self.token.scopes().iter().cloned().map(RestrictedExpression::new_string);
+            fields.push(("scope".into(), RestrictedExpression::new_set(words)));
+            fields
+        } else {
+            attributes(ty, self.token.claims())?
+        };
+        RestrictedExpression::new_record(record).map_err(|_| MappingError::ClaimMissing("token".into()))
+    }
+}
+
+fn uid(type_name: &cedar_policy::EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(type_name.clone(), EntityId::new(id))
+}
+
+/// An entity with those attributes of its type that `values` supplies.
+fn entity(uid: EntityUid, types: &Types, values: &Map<String, Value>) -> Result<Entity, MappingError> {
+    let attributes: HashMap<_, _> = match types.schema.entity(uid.type_name()) {
+        Some(shape) => attributes(shape, values)?.into_iter().collect(),
+        None => HashMap::new(),
+    };
+    let kind = uid.type_name().to_string();
+    Entity::new(uid, attributes, HashSet::new()).map_err(|_| MappingError::ClaimMissing(kind))
+}

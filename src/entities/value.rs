@@ -1,0 +1,105 @@
+//! Claims become Cedar values by constructors, directed by the schema. What the schema does not know is dropped;
+//! what does not fit is an error; JSON that looks like Cedar's own syntax (`__entity`, `__extn`) is plain data.
+
+use cedar_policy::{EntityId, EntityUid, RestrictedExpression};
+use serde_json::{Map, Value};
+
+use super::{
+    MappingError,
+    schema::{Extension, Record, Type},
+};
+
+/// The attributes of `record` that `values` supplies. `null` counts as absent.
+///
+/// # Errors
+/// [`MappingError::ClaimMissing`] when a required attribute is absent, or one does not fit its type.
+pub fn attributes(record: &Record, values: &Map<String, Value>) -> Result<Attributes, MappingError> {
+    let mut attributes = Attributes::new();
+    for (name, attribute) in record {
+        let value = values.get(name).filter(|value| !value.is_null());
+        match value.map(|value| expression(&attribute.ty, value)) {
+            Some(Some(expression)) => attributes.push((name.clone(), expression)),
+            None if !attribute.required => {}
+            _ => return Err(MappingError::ClaimMissing(name.clone())),
+        }
+    }
+    Ok(attributes)
+}
+
+/// Names and values of attributes.
+pub type Attributes = Vec<(String, RestrictedExpression)>;
+
+/// `value` as a Cedar value of type `ty`, or `None` if it does not fit.
+pub fn expression(ty: &Type, value: &Value) -> Option<RestrictedExpression> {
+    match (ty, value) {
+        (Type::String, Value::String(text)) => Some(RestrictedExpression::new_string(text.clone())),
+        (Type::Long, Value::Number(number)) => number.as_i64().map(RestrictedExpression::new_long),
+        (Type::Bool, Value::Bool(truth)) => Some(RestrictedExpression::new_bool(*truth)),
+        (Type::Set(element), Value::Array(items)) => {
+            let items: Option<Vec<_>> = items.iter().map(|item| expression(element, item)).collect();
+            items.map(RestrictedExpression::new_set)
+        }
+        (Type::Record(record), Value::Object(values)) => {
+            attributes(record, values).ok().and_then(|fields| RestrictedExpression::new_record(fields).ok())
+        }
+        (Type::Entity(name), Value::String(id)) => {
+            let uid = EntityUid::from_type_name_and_id(name.clone(), EntityId::new(id));
+            Some(RestrictedExpression::new_entity_uid(uid))
+        }
+        // Cedar checks the text when it builds the context or entity that holds the value.
+        (Type::Extension(kind), Value::String(text)) => Some(match kind {
+            Extension::Ip => RestrictedExpression::new_ip(text),
+            Extension::Decimal => RestrictedExpression::new_decimal(text),
+            Extension::Datetime => RestrictedExpression::new_datetime(text),
+            Extension::Duration => RestrictedExpression::new_duration(text),
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cedar_policy::Context;
+    use serde_json::json;
+
+    use super::*;
+    use crate::entities::schema::Attribute;
+
+    fn fits(ty: Type, value: Value) -> bool {
+        let record = Record::from([("x".to_owned(), Attribute { ty, required: true })]);
+        let values = Map::from_iter([("x".to_owned(), value), ("unknown".to_owned(), json!(1.5))]);
+        attributes(&record, &values).is_ok_and(|fields| Context::from_pairs(fields).is_ok())
+    }
+
+    #[test]
+    fn a_value_fits_its_type_or_is_refused() {
+        let user = || Type::Entity("User".parse().unwrap());
+        let strings = || Type::Set(Box::new(Type::String));
+        assert!(fits(Type::String, json!("a")));
+        assert!(fits(Type::Long, json!(-5)));
+        assert!(fits(Type::Bool, json!(true)));
+        assert!(fits(strings(), json!(["a", "a"])));
+        assert!(fits(user(), json!("a\"b\\c\n::")));
+        assert!(fits(Type::Extension(Extension::Ip), json!("10.0.0.0/8")));
+        assert!(fits(Type::Extension(Extension::Datetime), json!("2026-01-01")));
+        for (ty, value) in [
+            (Type::String, json!(null)),
+            (Type::String, json!(1)),
+            (Type::String, json!({"__entity": {"type": "User", "id": "victim"}})),
+            (Type::String, json!({"__extn": {"fn": "ip", "arg": "::1"}})),
+            (Type::Long, json!(1.5)),
+            (Type::Long, json!(9_223_372_036_854_775_808_u64)),
+            (Type::Long, json!("1")),
+            (Type::Bool, json!("true")),
+            (strings(), json!("a")),
+            (strings(), json!(["a", null])),
+            (user(), json!({"__entity": {"type": "User", "id": "victim"}})),
+            (user(), json!({"type": "User", "id": "victim"})),
+            (Type::Extension(Extension::Ip), json!("not an address")),
+            (Type::Extension(Extension::Decimal), json!({"__extn": {"fn": "decimal", "arg": "1.0"}})),
+            (Type::Record(Record::new()), json!("a")),
+        ] {
+            assert!(!fits(ty.clone(), value.clone()), "{ty:?} {value}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Identity headers: who asks, told to the upstream by us alone.
+//!
+//! Every header that a client sends under one of these names is removed first, in any spelling that a server may
+//! take for the name (upper or lower case; `_`, `.` or another mark for `-`).
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use crate::{
+    base::problem::{Problem, Problems},
+    policy::Allowed,
+    token::VerifiedToken,
+};
+
+/// The section `identity`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityConfig {
+    /// Header for the agent's client id. Default `x-portcullis-agent`.
+    pub agent_header: Option<Spanned<String>>,
+    /// Header for the user acted for. Default `x-portcullis-user`.
+    pub user_header: Option<Spanned<String>>,
+    /// Header for the calling app. Default `x-portcullis-app`.
+    pub app_header: Option<Spanned<String>>,
+    /// Header for the decision id. Default `x-portcullis-decision`.
+    pub decision_header: Option<Spanned<String>>,
+    /// Whether the upstream gets the agent's token too. Default false.
+    pub forward_token: bool,
+}
+
+/// What every name of ours starts with; clients may send nothing under it.
+const OURS: &str = "x-portcullis-";
+
+/// Bytes of an identity that are percent-encoded: all that is not visible ASCII, and `%` itself, so that the
+/// encoding has one reading.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+
+/// Which headers tell the upstream who asks; compiled.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    agent: HeaderName,
+    user: HeaderName,
+    app: HeaderName,
+    decision: HeaderName,
+    forward_token: bool,
+}
+
+/// What a door must do to a request before it goes on: remove some fields, then set others.
+#[derive(Clone, Debug)]
+pub struct Obligations {
+    identity: Arc<Identity>,
+    set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Identity {
+    /// Compiles the section.
+    ///
+    /// # Errors
+    /// A [`Problem`] for each name that cannot be used.
+    pub fn compile(config: &IdentityConfig) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let mut name = |value: &Option<Spanned<String>>, default: &'static str| {
+            problems.keep(header_name(value.as_ref(), default))
+        };
+        let agent = name(&config.agent_header, "x-portcullis-agent");
+        let user = name(&config.user_header, "x-portcullis-user");
+        let app = name(&config.app_header, "x-portcullis-app");
+        let decision = name(&config.decision_header, "x-portcullis-decision");
+        let identity = (|| {
+            Some(Self {
+                agent: agent?,
+                user: user?,
+                app: app?,
+                decision: decision?,
+                forward_token: config.forward_token,
+            })
+        })();
+        if let Some(identity) = &identity {
+            let names = identity.names();
+            let twice = names
+                .iter()
+                .enumerate()
+                .any(|(index, name)| names.iter().skip(index.saturating_add(1)).any(|other| other == name));
+            if twice {
+                problems.push(Problem::new("two identity headers have one name").fix("give each a name of its own"));
+            }
+        }
+        problems.into_result(identity)
+    }
+
+    const fn names(&self) -> [&HeaderName; 4] {
+        [&self.agent, &self.user, &self.app, &self.decision]
+    }
+
+    /// What is owed for an allowed request.
+    pub fn obligations(self: &Arc<Self>, _allowed: &Allowed, token: &VerifiedToken, decision_id: &str) -> Obligations {
+        let app = token.caller_app().map(|app| app.as_str());
+        let user = token.delegation().map(|delegation| delegation.user().as_str());
+        let told = [
+            (&self.agent, Some(token.client().as_str())),
+            (&self.user, user),
+            (&self.app, app),
+            (&self.decision, Some(decision_id)),
+        ];
+        let set = told.into_iter().filter_map(|(name, value)| Some((name.clone(), header_value(value?)?))).collect();
+        Obligations { identity: self.clone(), set }
+    }
+}
+
+impl Obligations {
+    /// Whether a field of this name that the client sent must be removed.
+    pub fn removes(&self, name: &HeaderName) -> bool {
+        if name == header::AUTHORIZATION {
+            return !self.identity.forward_token;
+        }
+        let starts_like_ours = name.as_str().len() >= OURS.len() && same(name.as_str().bytes().take(OURS.len()), OURS);
+        starts_like_ours || self.identity.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
+    }
+
+    /// The fields to set afterwards.
+    pub fn set(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.set
+    }
+}
+
+/// Whether two names are one to a server that folds case and takes every mark for a `-` (as CGI does for `_`).
+fn same(name: impl ExactSizeIterator<Item = u8>, ours: &str) -> bool {
+    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
+    name.len() == ours.len() && name.map(fold).eq(ours.bytes().map(fold))
+}
+
+fn header_value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(&utf8_percent_encode(text, ENCODED).to_string()).ok()
+}
+
+fn header_name(value: Option<&Spanned<String>>, default: &'static str) -> Result<HeaderName, Problem> {
+    let Some(value) = value else { return Ok(HeaderName::from_static(default)) };
+    let reserved = [
+        header::AUTHORIZATION,
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::COOKIE,
+    ];
+    value.value.parse().ok().filter(|name| !reserved.contains(name)).ok_or_else(|| {
+        Problem::at(value, format!("`{}` cannot carry an identity", value.value))
+            .fix("choose a name such as `x-agent-id`")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        let config = IdentityConfig::default();
+        Identity { agent: HeaderName::from_static("x-agent-id"), ..Identity::compile(&config).unwrap() }
+    }
+
+    #[test]
+    fn every_spelling_of_our_names_is_removed() {
+        let obligations = Obligations { identity: Arc::new(identity()), set: Vec::new() };
+        for name in [
+            "x-agent-id",
+            "X-Agent-Id",
+            "x_agent_id",
+            "x-agent.id",
+            "X_PORTCULLIS-user",
+            "x-portcullis-anything",
+            "authorization",
+        ] {
+            assert!(obligations.removes(&name.parse().unwrap()), "{name}");
+        }
+        for name in ["x-agent-ids", "agent-id", "x-portcullis", "accept", "cookie"] {
+            assert!(!obligations.removes(&name.parse().unwrap()), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_token_stays_only_where_configured() {
+        let identity = Identity { forward_token: true, ..identity() };
+        assert!(!Obligations { identity: Arc::new(identity), set: Vec::new() }.removes(&header::AUTHORIZATION));
+    }
+
+    #[test]
+    fn values_have_one_reading_in_visible_ascii() {
+        assert_eq!(header_value("a b%é\u{1f}").unwrap(), "a%20b%25%C3%A9%1F");
+        assert_eq!(header_value("us-east-1_x|a@b").unwrap(), "us-east-1_x|a@b");
+    }
+}

@@ -1,0 +1,95 @@
+//! Where allowed requests go. Data only: who connects is decided at the edge of the house.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+use url::Url;
+
+use crate::base::problem::{Problem, Problems, bounded};
+
+/// The section `upstream`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// `http://host:port` or `https://host:port`; no path.
+    pub url: Spanned<String>,
+    /// Milliseconds to connect, TLS included. Default 2000.
+    pub connect_timeout_ms: Option<Spanned<u64>>,
+    /// Milliseconds between two reads of an answer. Default 60000.
+    pub read_timeout_ms: Option<Spanned<u64>>,
+    /// Milliseconds between two writes of a request. Default 60000.
+    pub write_timeout_ms: Option<Spanned<u64>>,
+}
+
+/// The upstream, compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Whether to speak TLS; the certificate is always verified, against `host`.
+    pub tls: bool,
+    /// To connect, TLS included.
+    pub connect_timeout: Duration,
+    /// Between two reads of an answer.
+    pub read_timeout: Duration,
+    /// Between two writes of a request.
+    pub write_timeout: Duration,
+}
+
+impl Upstream {
+    /// Compiles the section.
+    ///
+    /// # Errors
+    /// A [`Problem`] for each setting that cannot be used.
+    pub fn compile(config: &UpstreamConfig) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let origin = Url::parse(&config.url.value).ok().and_then(|url| origin(&url)).ok_or_else(|| {
+            Problem::at(&config.url, format!("`{}` is not the address of an upstream", config.url.value))
+                .fix("write scheme, host and port alone, as in `http://127.0.0.1:9000`")
+        });
+        let origin = problems.keep(origin);
+        let mut milliseconds = |value: &Option<Spanned<u64>>, name, default| {
+            problems.keep(bounded(value.as_ref(), name, default, 1..=3_600_000)).map(Duration::from_millis)
+        };
+        let connect = milliseconds(&config.connect_timeout_ms, "connect_timeout_ms", 2_000);
+        let read = milliseconds(&config.read_timeout_ms, "read_timeout_ms", 60_000);
+        let write = milliseconds(&config.write_timeout_ms, "write_timeout_ms", 60_000);
+        let upstream = (|| {
+            let (host, port, tls) = origin?;
+            Some(Self { host, port, tls, connect_timeout: connect?, read_timeout: read?, write_timeout: write? })
+        })();
+        problems.into_result(upstream)
+    }
+}
+
+fn origin(url: &Url) -> Option<(String, u16, bool)> {
+    let tls = match url.scheme() {
+        "http" => false,
+        "https" => true,
+        _ => return None,
+    };
+    let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+    (bare && url.password().is_none()).then_some((host, url.port_or_known_default()?, tls))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_is_scheme_host_and_port() {
+        let origin = |text: &str| Url::parse(text).ok().and_then(|url| origin(&url));
+        assert_eq!(origin("http://127.0.0.1:9000"), Some(("127.0.0.1".into(), 9000, false)));
+        assert_eq!(origin("https://orders.internal/"), Some(("orders.internal".into(), 443, true)));
+        assert_eq!(origin("http://[::1]:80"), Some(("::1".into(), 80, false)));
+        for other in
+            ["127.0.0.1:9000", "ftp://a", "http://a/b", "http://a/?q", "http://u:p@a", "http://a/#f", "http://"]
+        {
+            assert_eq!(origin(other), None, "{other}");
+        }
+    }
+}

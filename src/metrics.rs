@@ -1,0 +1,72 @@
+//! Metrics, in a registry of their own. Labels come from closed sets: routes of the configuration and codes of
+//! [`crate::refusal`]; nothing a client sends becomes a label.
+
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+/// Upper bounds of the latency buckets, in seconds.
+const BUCKETS: [f64; 14] =
+    [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
+
+/// The label of a request that no route describes.
+const NO_ROUTE: &str = "none";
+
+/// Every metric.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    decisions: HistogramVec,
+    connections: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every metric.
+    ///
+    /// # Errors
+    /// When two have one name.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let requests = IntCounterVec::new(
+            Opts::new("portcullis_requests_total", "Requests by route and outcome code."),
+            &["route", "code"],
+        )?;
+        let decisions = HistogramVec::new(
+            HistogramOpts::new("portcullis_decision_seconds", "Time from arrival to decision.").buckets(BUCKETS.into()),
+            &["route"],
+        )?;
+        let connections = IntGauge::new("portcullis_connections", "Open downstream connections.")?;
+        let build = IntGauge::with_opts(
+            Opts::new("portcullis_build_info", "Always 1; the version is a label.")
+                .const_label("version", env!("CARGO_PKG_VERSION")),
+        )?;
+        build.set(1);
+        registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(decisions.clone()))?;
+        registry.register(Box::new(connections.clone()))?;
+        registry.register(Box::new(build))?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self { registry, requests, decisions, connections })
+    }
+
+    /// Counts a request that has ended.
+    pub fn request(&self, route: Option<&str>, code: &str, decided_after: std::time::Duration) {
+        let route = route.unwrap_or(NO_ROUTE);
+        self.requests.with_label_values(&[route, code]).inc();
+        self.decisions.with_label_values(&[route]).observe(decided_after.as_secs_f64());
+    }
+
+    /// Open downstream connections.
+    pub const fn connections(&self) -> &IntGauge {
+        &self.connections
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be written");
+        }
+        text
+    }
+}

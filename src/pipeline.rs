@@ -1,0 +1,192 @@
+//! The corridor: the one walk from a request to an upstream, through every room in order. The order is code; each
+//! step takes what only the step before can make, so none can be left out.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ulid::Ulid;
+
+use crate::{
+    audit::{Record, Sink},
+    base::clock::{Clock, Timestamp},
+    entities::{MappingError, Subject},
+    forward::Obligations,
+    metrics::Metrics,
+    policy::PolicyNote,
+    refusal::Refusal,
+    request::{Head, Inbound},
+    snapshot::Snapshot,
+    token::RawToken,
+};
+
+/// What every visit shares.
+#[derive(Clone)]
+pub struct Gate {
+    snapshot: Arc<Snapshot>,
+    clock: Arc<dyn Clock>,
+    sink: Arc<dyn Sink>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").field("snapshot", &self.snapshot).finish_non_exhaustive()
+    }
+}
+
+/// One request on its way. Dropping it writes its record, however it ended.
+pub struct Visit {
+    gate: Gate,
+    record: Record,
+    arrived: Instant,
+}
+
+impl std::fmt::Debug for Visit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Visit").field("record", &self.record).finish_non_exhaustive()
+    }
+}
+
+/// A method is recorded up to this length, in bytes.
+const METHOD_BYTES_RECORDED: usize = 16;
+
+/// A path is recorded up to this length, in bytes.
+const PATH_BYTES_RECORDED: usize = 1024;
+
+impl Gate {
+    /// A gate that decides by `snapshot`.
+    pub fn new(snapshot: Arc<Snapshot>, clock: Arc<dyn Clock>, sink: Arc<dyn Sink>, metrics: Arc<Metrics>) -> Self {
+        Self { snapshot, clock, sink, metrics }
+    }
+
+    /// Opens a visit.
+    pub fn receive(&self) -> Visit {
+        let record = Record {
+            time: self.clock.now().rfc3339(),
+            decision_id: Ulid::generate().to_string(),
+            decision: "abandoned",
+            code: "abandoned",
+            ..Record::default()
+        };
+        Visit { gate: self.clone(), record, arrived: Instant::now() }
+    }
+}
+
+impl Visit {
+    /// Names the decision.
+    pub fn decision_id(&self) -> &str {
+        &self.record.decision_id
+    }
+
+    /// Walks the request through the house.
+    ///
+    /// # Errors
+    /// The [`Refusal`] to answer with.
+    pub async fn admit(&mut self, head: &Head<'_>) -> Result<Obligations, Refusal> {
+        self.record.method = cut(head.method.as_str().as_bytes(), METHOD_BYTES_RECORDED);
+        let path = head.target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        self.record.path = cut(path, PATH_BYTES_RECORDED);
+        self.record.peer = head.peer.map(|peer| peer.ip().to_string());
+        let outcome = self.walk(head).await;
+        self.record.decision_us = micros(self.arrived.elapsed());
+        match &outcome {
+            Ok(_) => (self.record.decision, self.record.code) = ("allow", "allowed"),
+            Err(refusal) => {
+                self.record.decision = "deny";
+                self.note_refusal(refusal);
+            }
+        }
+        outcome
+    }
+
+    async fn walk(&mut self, head: &Head<'_>) -> Result<Obligations, Refusal> {
+        let snapshot = self.gate.snapshot.clone();
+        let inbound = Inbound::parse(head, &snapshot.limits)?;
+        let found = snapshot.routes.find(inbound.method(), inbound.target());
+        self.record.route = found.as_ref().map(|found| found.route.name().clone());
+        let now = self.gate.clock.now();
+        let subject = self.authenticate(&snapshot, &inbound, now).await?;
+        let found = found.ok_or(Refusal::RouteMissing)?;
+        self.record.action = Some(found.route.action_name().clone());
+        let question = snapshot.mapping.question(&found, &subject)?;
+        self.record.resource = question.resource();
+        let allowed = snapshot.policies.decide(&question).into_result()?;
+        self.note_policies(allowed.determining());
+        Ok(snapshot.identity.obligations(&allowed, subject.token(), &self.record.decision_id))
+    }
+
+    /// Who asks: remembered from an earlier request with the same token, or verified now.
+    async fn authenticate(
+        &mut self,
+        snapshot: &Snapshot,
+        inbound: &Inbound<'_>,
+        now: Timestamp,
+    ) -> Result<Arc<Subject>, Refusal> {
+        let token = RawToken::of(inbound)?;
+        let fingerprint = token.fingerprint();
+        let known = snapshot.subjects.get(&fingerprint);
+        let subject = match known.filter(|subject| snapshot.issuers.still_holds(subject.token(), now)) {
+            Some(subject) => {
+                self.record.token_cached = true;
+                subject
+            }
+            None => {
+                let verified = snapshot.issuers.verify(token, now).await?;
+                let subject = Arc::new(snapshot.mapping.subject(verified)?);
+                snapshot.subjects.insert(fingerprint, subject.clone());
+                subject
+            }
+        };
+        let names = subject.names();
+        self.record.issuer = Some(names.issuer.clone());
+        self.record.agent = Some(names.agent.clone());
+        self.record.user.clone_from(&names.user);
+        self.record.app.clone_from(&names.app);
+        Ok(subject)
+    }
+
+    /// Notes that an admitted request was refused after all: by the upstream, the client or the network.
+    pub fn refuse(&mut self, refusal: &Refusal) {
+        self.note_refusal(refusal);
+    }
+
+    /// Notes the status that was answered.
+    pub const fn answered(&mut self, status: u16) {
+        self.record.status = status;
+    }
+
+    fn note_refusal(&mut self, refusal: &Refusal) {
+        self.record.code = refusal.code();
+        match refusal {
+            Refusal::Denied(denied) => self.note_policies(&denied.determining),
+            Refusal::Mapping(MappingError::ClaimMissing(name) | MappingError::ScopeMissing(name)) => {
+                self.record.missing = Some(name.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn note_policies(&mut self, determining: &[Arc<PolicyNote>]) {
+        self.record.policies = determining.iter().map(|note| note.id.clone()).collect();
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let elapsed = self.arrived.elapsed();
+        self.record.duration_us = micros(elapsed);
+        let decided = Duration::from_micros(self.record.decision_us);
+        self.gate.metrics.request(self.record.route.as_deref(), self.record.code, decided);
+        self.gate.sink.write(&self.record);
+    }
+}
+
+fn micros(elapsed: Duration) -> u64 {
+    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn cut(text: &[u8], max: usize) -> String {
+    String::from_utf8_lossy(text.get(..max).unwrap_or(text)).into_owned()
+}

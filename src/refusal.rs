@@ -1,0 +1,248 @@
+//! Every way to say no, and the one table that maps it to a status, a code and what the client is told.
+//!
+//! Exact inside, coarse outside: the code goes into the record; a client learns no more than RFC 6750 asks for and
+//! what a policy's author wrote for it.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::{
+    entities::MappingError,
+    policy::{Denied, DenyReason},
+    request::RequestError,
+    token::TokenError,
+};
+
+/// Why a request is not answered by the upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request has no one reading.
+    Request(RequestError),
+    /// The token is not believed.
+    Token(TokenError),
+    /// No route describes the request.
+    RouteMissing,
+    /// The token does not hold what the route asks for.
+    Mapping(MappingError),
+    /// The policies say no.
+    Denied(Denied),
+    /// The upstream did not do its part.
+    Upstream(UpstreamError),
+    /// The client did not send what it announced.
+    Client(ClientError),
+    /// No more connections are taken.
+    Overloaded,
+    /// A fault of ours.
+    Internal,
+}
+
+/// What can go wrong behind us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection.
+    #[error("the upstream cannot be reached")]
+    Unreachable,
+    /// No answer in time.
+    #[error("the upstream did not answer in time")]
+    TimedOut,
+    /// An answer that is not HTTP, or broke off.
+    #[error("the upstream's answer is not valid")]
+    Invalid,
+}
+
+/// What can go wrong before us, once a request has been allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The body did not come in time.
+    #[error("the request body did not come in time")]
+    BodyTimedOut,
+    /// The body is not framed as announced.
+    #[error("the request body is not well framed")]
+    BodyInvalid,
+    /// The client went away.
+    #[error("the client went away")]
+    Gone,
+}
+
+/// `WWW-Authenticate` (RFC 6750 section 3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Challenge {
+    /// A token is needed.
+    Plain,
+    /// The request is not one that can carry a token.
+    InvalidRequest,
+    /// The token will not do; which of its faults it was is not told.
+    InvalidToken,
+    /// The token lacks this scope.
+    InsufficientScope(String),
+}
+
+/// A row of the table.
+struct Row {
+    status: StatusCode,
+    code: &'static str,
+    challenge: Option<Challenge>,
+}
+
+const fn row(status: StatusCode, code: &'static str) -> Row {
+    Row { status, code, challenge: None }
+}
+
+/// The code of the one description that all faults of a token share.
+const INVALID_TOKEN: &str = "invalid_token";
+
+impl Refusal {
+    /// The table. No arm stands for more than it names, so a new error does not compile without a row.
+    fn row(&self) -> Row {
+        match self {
+            Self::Request(error) => request_row(*error),
+            Self::Token(error) => token_row(*error),
+            Self::RouteMissing => row(StatusCode::NOT_FOUND, "route_missing"),
+            Self::Mapping(error) => mapping_row(error),
+            Self::Denied(denied) => row(
+                StatusCode::FORBIDDEN,
+                match denied.reason {
+                    DenyReason::Policy => "access_denied",
+                    DenyReason::Failure => "policy_failed",
+                },
+            ),
+            Self::Upstream(UpstreamError::Unreachable) => row(StatusCode::BAD_GATEWAY, "upstream_unreachable"),
+            Self::Upstream(UpstreamError::Invalid) => row(StatusCode::BAD_GATEWAY, "upstream_invalid"),
+            Self::Upstream(UpstreamError::TimedOut) => row(StatusCode::GATEWAY_TIMEOUT, "upstream_timed_out"),
+            Self::Client(ClientError::BodyTimedOut) => row(StatusCode::REQUEST_TIMEOUT, "body_timed_out"),
+            Self::Client(ClientError::BodyInvalid) => row(StatusCode::BAD_REQUEST, "body_invalid"),
+            Self::Client(ClientError::Gone) => row(StatusCode::BAD_REQUEST, "client_gone"),
+            Self::Overloaded => row(StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Self::Internal => row(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        }
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.row().status
+    }
+
+    /// The exact code, for records and metrics.
+    pub fn code(&self) -> &'static str {
+        self.row().code
+    }
+
+    /// The code that the client is told.
+    pub fn public_code(&self) -> &'static str {
+        match self.row() {
+            Row { challenge: Some(Challenge::InvalidToken), .. } => INVALID_TOKEN,
+            Row { code, .. } => code,
+        }
+    }
+
+    /// What `WWW-Authenticate` says, where it is due.
+    pub fn challenge(&self) -> Option<Challenge> {
+        self.row().challenge
+    }
+
+    /// When to try again, where that may help.
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5))
+    }
+
+    /// What a policy's author wrote for the client: (`@reason`, `@advice`) of the first determining policy with any.
+    pub fn words_of_author(&self) -> (Option<&str>, Option<&str>) {
+        let Self::Denied(Denied { reason: DenyReason::Policy, determining }) = self else { return (None, None) };
+        let spoken = determining.iter().find(|note| note.reason.is_some() || note.advice.is_some());
+        spoken.map_or((None, None), |note| (note.reason.as_deref(), note.advice.as_deref()))
+    }
+
+    /// The body: a problem document (RFC 9457) in JSON.
+    pub fn problem(&self, decision_id: &str) -> serde_json::Value {
+        let status = self.status();
+        let (reason, advice) = self.words_of_author();
+        let mut problem = serde_json::json!({
+            "type": format!("urn:portcullis:refusal:{}", self.public_code()),
+            "title": status.canonical_reason().unwrap_or_default(),
+            "status": status.as_u16(),
+            "decision_id": decision_id,
+        });
+        for (name, words) in [("detail", reason), ("advice", advice)] {
+            if let (Some(words), Some(problem)) = (words, problem.as_object_mut()) {
+                problem.insert(name.into(), words.into());
+            }
+        }
+        problem
+    }
+}
+
+const fn request_row(error: RequestError) -> Row {
+    match error {
+        RequestError::AmbiguousPath => row(StatusCode::BAD_REQUEST, "ambiguous_path"),
+        RequestError::HeaderRepeated => row(StatusCode::BAD_REQUEST, "header_repeated"),
+        RequestError::FramingConflict => row(StatusCode::BAD_REQUEST, "framing_conflict"),
+        RequestError::HostMissing => row(StatusCode::BAD_REQUEST, "host_missing"),
+        RequestError::TargetTooLong => row(StatusCode::URI_TOO_LONG, "target_too_long"),
+        RequestError::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
+    }
+}
+
+fn token_row(error: TokenError) -> Row {
+    let invalid = |code| Row { status: StatusCode::UNAUTHORIZED, code, challenge: Some(Challenge::InvalidToken) };
+    match error {
+        TokenError::Missing => {
+            Row { status: StatusCode::UNAUTHORIZED, code: "token_missing", challenge: Some(Challenge::Plain) }
+        }
+        TokenError::Several => {
+            Row { status: StatusCode::BAD_REQUEST, code: "several_tokens", challenge: Some(Challenge::InvalidRequest) }
+        }
+        TokenError::KeysUnavailable => row(StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable"),
+        TokenError::Malformed => invalid("token_malformed"),
+        TokenError::HeaderRefused => invalid("token_header_refused"),
+        TokenError::AlgorithmRefused => invalid("algorithm_refused"),
+        TokenError::IssuerUnknown => invalid("issuer_unknown"),
+        TokenError::KeyUnknown => invalid("key_unknown"),
+        TokenError::SignatureInvalid => invalid("signature_invalid"),
+        TokenError::TypeWrong => invalid("token_type_wrong"),
+        TokenError::Expired => invalid("token_expired"),
+        TokenError::Early => invalid("token_early"),
+        TokenError::UseWrong => invalid("token_use_wrong"),
+        TokenError::AudienceWrong => invalid("audience_wrong"),
+        TokenError::ClientRefused => invalid("client_refused"),
+    }
+}
+
+fn mapping_row(error: &MappingError) -> Row {
+    match error {
+        MappingError::ScopeMissing(scope) => Row {
+            status: StatusCode::FORBIDDEN,
+            code: "scope_missing",
+            challenge: Some(Challenge::InsufficientScope(scope.clone())),
+        },
+        MappingError::DelegationMissing => row(StatusCode::FORBIDDEN, "delegation_missing"),
+        MappingError::DelegationForbidden => row(StatusCode::FORBIDDEN, "delegation_forbidden"),
+        MappingError::ClaimMissing(_) => row(StatusCode::FORBIDDEN, "claim_missing"),
+    }
+}
+
+impl Challenge {
+    /// The header's value.
+    pub fn to_header(&self) -> String {
+        match self {
+            Self::Plain => "Bearer".into(),
+            Self::InvalidRequest => "Bearer error=\"invalid_request\"".into(),
+            Self::InvalidToken => {
+                "Bearer error=\"invalid_token\", error_description=\"The access token is not valid for this service\""
+                    .into()
+            }
+            Self::InsufficientScope(scope) => format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""),
+        }
+    }
+}
+
+macro_rules! from {
+    ($($error:ty => $variant:ident),*) => {
+        $(impl From<$error> for Refusal {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+from!(RequestError => Request, TokenError => Token, MappingError => Mapping, Denied => Denied, UpstreamError => Upstream, ClientError => Client);

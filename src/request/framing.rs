@@ -1,0 +1,88 @@
+//! HTTP/1.x framing with one reading only. The proxy library repairs some of what is refused here
+//! (bare line feeds, `Content-Length` beside `Transfer-Encoding`), so the raw bytes are checked.
+
+use http::{HeaderMap, header};
+
+use super::RequestError;
+
+/// Checks the raw head `wire`, of which `headers` are the parsed fields.
+///
+/// # Errors
+/// [`RequestError::FramingConflict`] for a line feed without carriage return, `Content-Length` that is not plain
+/// digits or stands beside `Transfer-Encoding` (RFC 9112 section 6.1), and any transfer coding but `chunked`.
+pub fn check(wire: &[u8], headers: &HeaderMap) -> Result<(), RequestError> {
+    let coded = has_field(wire, b"transfer-encoding");
+    if has_bare_line_feed(wire) || (coded && has_field(wire, b"content-length")) {
+        return Err(RequestError::FramingConflict);
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let one_chunked = matches!((codings.next(), codings.next()), (Some(coding), None)
+        if coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    let digits_only = headers
+        .get_all(header::CONTENT_LENGTH)
+        .iter()
+        .all(|length| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit));
+    if (coded && !one_chunked) || !digits_only {
+        return Err(RequestError::FramingConflict);
+    }
+    Ok(())
+}
+
+fn has_bare_line_feed(wire: &[u8]) -> bool {
+    std::iter::once(&0).chain(wire).zip(wire).any(|(before, byte)| *byte == b'\n' && *before != b'\r')
+}
+
+fn has_field(wire: &[u8], name: &[u8]) -> bool {
+    wire.split(|&byte| byte == b'\n').any(|line| {
+        line.get(name.len()) == Some(&b':')
+            && line.get(..name.len()).is_some_and(|found| found.eq_ignore_ascii_case(name))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn head(fields: &[(&'static str, &'static str)]) -> Result<(), RequestError> {
+        let mut headers = HeaderMap::new();
+        let mut wire = b"POST / HTTP/1.1\r\n".to_vec();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+            wire.extend(format!("{name}: {value}\r\n").bytes());
+        }
+        check(&wire, &headers)
+    }
+
+    #[test]
+    fn one_length_or_one_chunked_coding_is_accepted() {
+        assert_eq!(head(&[]), Ok(()));
+        assert_eq!(head(&[("content-length", "12")]), Ok(()));
+        assert_eq!(head(&[("transfer-encoding", "Chunked")]), Ok(()));
+    }
+
+    #[test]
+    fn anything_with_two_readings_is_refused() {
+        for fields in [
+            &[("content-length", "1"), ("transfer-encoding", "chunked")][..],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")],
+            &[("content-length", "+5")],
+            &[("content-length", "5, 5")],
+            &[("content-length", "")],
+        ] {
+            assert_eq!(head(fields), Err(RequestError::FramingConflict), "{fields:?}");
+        }
+        assert_eq!(check(b"GET / HTTP/1.1\nhost: a\r\n", &HeaderMap::new()), Err(RequestError::FramingConflict));
+        assert_eq!(check(b"\nGET / HTTP/1.1\r\n", &HeaderMap::new()), Err(RequestError::FramingConflict));
+    }
+
+    #[test]
+    fn a_length_that_the_parser_dropped_is_still_seen() {
+        let mut parsed = HeaderMap::new();
+        parsed.append("transfer-encoding", HeaderValue::from_static("chunked"));
+        let wire = b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n";
+        assert_eq!(check(wire, &parsed), Err(RequestError::FramingConflict));
+    }
+}

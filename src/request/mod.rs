@@ -1,0 +1,118 @@
+//! ROOM 1: what arrived, in one reading, trusted by nobody. Knows nothing of tokens or policies.
+//!
+//! A door fills in a [`Head`]; [`Inbound::parse`] is the only way onward. Ambiguous input is refused, never
+//! repaired, so what is authorised is byte for byte what is forwarded.
+
+pub mod framing;
+pub mod headers;
+pub mod path;
+pub mod route;
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, Method, header};
+
+use self::{headers::only, path::Target};
+
+/// A request head as a door read it from the wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// The request target exactly as received (RFC 9112 section 3.2).
+    pub target: &'a [u8],
+    /// The header fields.
+    pub headers: &'a HeaderMap,
+    /// The raw bytes of an HTTP/1.x head, request line included; `None` for protocols with framing of their own.
+    pub wire: Option<&'a [u8]>,
+    /// The other end of the connection.
+    pub peer: Option<SocketAddr>,
+}
+
+/// A request head in its one reading.
+#[derive(Clone, Copy, Debug)]
+pub struct Inbound<'a> {
+    method: &'a Method,
+    target: Target<'a>,
+    headers: &'a HeaderMap,
+    peer: Option<SocketAddr>,
+}
+
+/// Bounds on a request head.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of the whole head, request line included.
+    pub head_bytes_max: usize,
+    /// Bytes of the request target.
+    pub target_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { head_bytes_max: 32 * 1024, target_bytes_max: 4 * 1024 }
+    }
+}
+
+/// Why a request head has no one reading, or is too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The target can be read in more than one way, or has a form that is not forwarded.
+    #[error("the request target has more than one reading")]
+    AmbiguousPath,
+    /// A field that must stand once stands several times.
+    #[error("a header field that must stand once is repeated")]
+    HeaderRepeated,
+    /// Message length or line endings can be read in more than one way.
+    #[error("the message framing has more than one reading")]
+    FramingConflict,
+    /// HTTP/1.1 without `Host`.
+    #[error("`Host` is missing")]
+    HostMissing,
+    /// The target is longer than [`Limits::target_bytes_max`].
+    #[error("the request target is too long")]
+    TargetTooLong,
+    /// The head is larger than [`Limits::head_bytes_max`].
+    #[error("the request head is too large")]
+    HeadTooLarge,
+}
+
+impl<'a> Inbound<'a> {
+    /// Reads `head` in the one way it can be read.
+    ///
+    /// # Errors
+    /// [`RequestError`] where there is a second way, or a limit is passed.
+    pub fn parse(head: &Head<'a>, limits: &Limits) -> Result<Self, RequestError> {
+        if head.target.len() > limits.target_bytes_max {
+            return Err(RequestError::TargetTooLong);
+        }
+        if let Some(wire) = head.wire {
+            if wire.len() > limits.head_bytes_max {
+                return Err(RequestError::HeadTooLarge);
+            }
+            framing::check(wire, head.headers)?;
+        }
+        if only(head.headers, &header::HOST)?.is_none() && head.wire.is_some() {
+            return Err(RequestError::HostMissing);
+        }
+        only(head.headers, &header::CONTENT_LENGTH)?;
+        let target = Target::parse(head.target).ok_or(RequestError::AmbiguousPath)?;
+        Ok(Self { method: head.method, target, headers: head.headers, peer: head.peer })
+    }
+
+    /// The method.
+    pub const fn method(&self) -> &'a Method {
+        self.method
+    }
+    /// The target: path and query.
+    pub const fn target(&self) -> Target<'a> {
+        self.target
+    }
+    /// The header fields.
+    pub const fn headers(&self) -> &'a HeaderMap {
+        self.headers
+    }
+    /// The other end of the connection.
+    pub const fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+}

@@ -1,0 +1,209 @@
+//! The route table: method and path to what is done there. A request that no route describes goes nowhere.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use http::Method;
+
+use super::path::{Target, decode_segment};
+
+/// The methods a route may name.
+pub const METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+/// A path template: literal segments and parameters, each parameter one whole, non-empty segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathTemplate {
+    text: String,
+    parameters: Vec<String>,
+}
+
+/// Why a path template cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// A literal that no request could carry.
+    #[error("not a path that a request can have")]
+    NotAPath,
+    /// A parameter beside other text, or without a proper name.
+    #[error("`{0}` is neither literal nor one parameter")]
+    NotASegment(String),
+    /// One name for two segments.
+    #[error("parameter `{0}` stands twice")]
+    ParameterRepeated(String),
+    /// Another route matches the same requests.
+    #[error("`{0}` already matches these paths for the same method")]
+    Conflict(String),
+}
+
+impl PathTemplate {
+    /// Parses `/literal/{parameter}/…`.
+    ///
+    /// # Errors
+    /// [`TemplateError`] for anything else.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let mut parameters: Vec<String> = Vec::new();
+        let mut sample = String::with_capacity(text.len());
+        for (index, segment) in text.split('/').enumerate() {
+            if index > 0 {
+                sample.push('/');
+            }
+            match segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+                Some(name) if is_name(name) && parameters.iter().any(|known| known == name) => {
+                    return Err(TemplateError::ParameterRepeated(name.into()));
+                }
+                Some(name) if is_name(name) => {
+                    parameters.push(name.into());
+                    sample.push('p');
+                }
+                None if !segment.contains(['{', '}']) => sample.push_str(segment),
+                _ => return Err(TemplateError::NotASegment(segment.into())),
+            }
+        }
+        match Target::parse(sample.as_bytes()) {
+            Some(target) if target.query().is_none() => Ok(Self { text: text.into(), parameters }),
+            _ => Err(TemplateError::NotAPath),
+        }
+    }
+
+    /// As configured.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The parameter names, in order.
+    pub fn parameters(&self) -> &[String] {
+        &self.parameters
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Routes by method and path; `T` is what the rest of the house keeps per route.
+#[derive(Clone, Debug)]
+pub struct RouteTable<T> {
+    by_method: HashMap<Method, matchit::Router<usize>>,
+    routes: Vec<T>,
+}
+
+impl<T> Default for RouteTable<T> {
+    fn default() -> Self {
+        Self { by_method: HashMap::new(), routes: Vec::new() }
+    }
+}
+
+/// A route that describes a request, with the values of its parameters.
+#[derive(Debug)]
+pub struct Match<'t, 'a, T> {
+    /// What is kept for the route.
+    pub route: &'t T,
+    /// The path's parameters.
+    pub parameters: Parameters<'t, 'a>,
+}
+
+/// Parameter values of one request.
+#[derive(Debug)]
+pub struct Parameters<'t, 'a>(matchit::Params<'t, 'a>);
+
+impl<'a> Parameters<'_, 'a> {
+    /// The decoded value of parameter `name`.
+    pub fn get(&self, name: &str) -> Option<Cow<'a, str>> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| decode_segment(value))
+    }
+}
+
+impl<T> RouteTable<T> {
+    /// Adds a route for `method` and `template`; the route kept for several methods is added for each.
+    ///
+    /// # Errors
+    /// [`TemplateError::Conflict`] when another route matches the same requests.
+    pub fn insert(&mut self, methods: &[Method], template: &PathTemplate, route: T) -> Result<(), TemplateError> {
+        let index = self.routes.len();
+        for method in methods {
+            let router = self.by_method.entry(method.clone()).or_default();
+            router.insert(template.as_str(), index).map_err(|error| match error {
+                matchit::InsertError::Conflict { with } => TemplateError::Conflict(with),
+                _ => TemplateError::NotAPath,
+            })?;
+        }
+        self.routes.push(route);
+        Ok(())
+    }
+
+    /// The route that describes `method` on `target`; a literal segment goes before a parameter.
+    pub fn find<'t, 'a>(&'t self, method: &Method, target: Target<'a>) -> Option<Match<'t, 'a, T>> {
+        let found = self.by_method.get(method)?.at(target.path()).ok()?;
+        let route = self.routes.get(*found.value)?;
+        Some(Match { route, parameters: Parameters(found.params) })
+    }
+
+    /// Every route, in the order of the configuration.
+    pub fn routes(&self) -> &[T] {
+        &self.routes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(templates: &[&str]) -> RouteTable<String> {
+        let mut table = RouteTable::default();
+        for template in templates {
+            table.insert(&[Method::GET], &PathTemplate::parse(template).unwrap(), (*template).to_owned()).unwrap();
+        }
+        table
+    }
+
+    fn find<'t>(table: &'t RouteTable<String>, target: &'static str) -> Option<&'t str> {
+        let target = Target::parse(target.as_bytes()).unwrap();
+        table.find(&Method::GET, target).map(|found| found.route.as_str())
+    }
+
+    #[test]
+    fn a_parameter_is_one_segment_that_is_not_empty() {
+        let table = table(&["/users/{id}/data"]);
+        assert_eq!(find(&table, "/users/a/data"), Some("/users/{id}/data"));
+        assert_eq!(find(&table, "/users/a*%20b/data?x=/y"), Some("/users/{id}/data"));
+        for other in ["/users/a/b/data", "/users/a/data/", "/users/data", "/Users/a/data", "/users/a", "/"] {
+            assert_eq!(find(&table, other), None, "{other}");
+        }
+        assert!(table.find(&Method::HEAD, Target::parse(b"/users/a/data").unwrap()).is_none());
+    }
+
+    #[test]
+    fn parameters_are_decoded_once() {
+        let table = table(&["/{a}/{b}"]);
+        let found = table.find(&Method::GET, Target::parse(b"/x%20y/%C3%A9").unwrap()).unwrap();
+        assert_eq!(found.parameters.get("a").as_deref(), Some("x y"));
+        assert_eq!(found.parameters.get("b").as_deref(), Some("é"));
+        assert_eq!(found.parameters.get("c"), None);
+    }
+
+    #[test]
+    fn a_literal_goes_before_a_parameter() {
+        let table = table(&["/users/{id}", "/users/me", "/"]);
+        assert_eq!(find(&table, "/users/me"), Some("/users/me"));
+        assert_eq!(find(&table, "/users/you"), Some("/users/{id}"));
+        assert_eq!(find(&table, "/"), Some("/"));
+    }
+
+    #[test]
+    fn templates_that_match_more_or_less_than_they_say_are_refused() {
+        for (template, error) in [
+            ("users", TemplateError::NotAPath),
+            ("/a//b", TemplateError::NotAPath),
+            ("/a/../b", TemplateError::NotAPath),
+            ("/a?b", TemplateError::NotAPath),
+            ("/{*rest}", TemplateError::NotASegment("{*rest}".into())),
+            ("/{}", TemplateError::NotASegment("{}".into())),
+            ("/a{b}", TemplateError::NotASegment("a{b}".into())),
+            ("/{a}/{a}", TemplateError::ParameterRepeated("a".into())),
+        ] {
+            assert_eq!(PathTemplate::parse(template), Err(error), "{template}");
+        }
+        let mut table = table(&["/users/{id}"]);
+        let twin = PathTemplate::parse("/users/{name}").unwrap();
+        assert!(matches!(table.insert(&[Method::GET], &twin, String::new()), Err(TemplateError::Conflict(_))));
+    }
+}

@@ -1,0 +1,8 @@
+//! Sockets: where the house listens and dials. With the doors, the only place that knows pingora and hyper.
+
+pub mod admin;
+pub mod fetch;
+pub mod http1;
+pub mod listener;
+pub mod probe;
+pub mod resolve;

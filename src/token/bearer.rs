@@ -1,0 +1,105 @@
+//! Where a token may stand: once, in `Authorization`, as RFC 6750 section 2.1 says. Never in a query or body.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use http::header;
+
+use super::TokenError;
+use crate::request::{Inbound, headers::only};
+
+/// The longest token that is looked at, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// SHA-256 of a whole token, to know it again without keeping it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+/// A bearer token nobody has checked yet.
+#[derive(Clone, Copy)]
+pub struct RawToken<'a>(&'a str);
+
+impl std::fmt::Debug for RawToken<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RawToken(…)")
+    }
+}
+
+impl<'a> RawToken<'a> {
+    /// The request's one token.
+    ///
+    /// # Errors
+    /// `Missing` without a bearer token, `Several` with more than one or one in the query too, `Malformed` when it
+    /// is too long or not visible ASCII.
+    pub fn of(inbound: &Inbound<'a>) -> Result<Self, TokenError> {
+        let field = only(inbound.headers(), &header::AUTHORIZATION).map_err(|_| TokenError::Several)?;
+        let in_query = inbound
+            .target()
+            .query()
+            .is_some_and(|query| query.split('&').any(|pair| pair.split('=').next() == Some("access_token")));
+        let (scheme, token) = match field.map(|field| field.as_bytes()) {
+            None => return Err(if in_query { TokenError::Several } else { TokenError::Missing }),
+            Some(field) => field.split_at_checked("Bearer ".len()).ok_or(TokenError::Missing)?,
+        };
+        if !scheme.eq_ignore_ascii_case(b"Bearer ") {
+            return Err(TokenError::Missing);
+        }
+        if in_query {
+            return Err(TokenError::Several);
+        }
+        Self::parse(token).ok_or(TokenError::Malformed)
+    }
+
+    /// A token that somebody else took from where it stood; `None` when it is too long or not visible ASCII.
+    pub fn parse(token: &'a [u8]) -> Option<Self> {
+        let sound = token.len() <= TOKEN_BYTES_MAX && token.iter().all(u8::is_ascii_graphic);
+        std::str::from_utf8(token).ok().filter(|token| sound && !token.is_empty()).map(Self)
+    }
+
+    /// Its digest.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, self.0.as_bytes()).as_ref());
+        Fingerprint(bytes)
+    }
+
+    pub(super) const fn as_str(&self) -> &'a str {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue, Method};
+
+    use super::*;
+    use crate::request::{Head, Limits};
+
+    fn token_in(target: &str, fields: &[&'static str]) -> Result<String, TokenError> {
+        let mut headers = HeaderMap::new();
+        for field in fields {
+            headers.append(header::AUTHORIZATION, HeaderValue::from_static(field));
+        }
+        let head = Head { method: &Method::GET, target: target.as_bytes(), headers: &headers, wire: None, peer: None };
+        let inbound = Inbound::parse(&head, &Limits::default()).unwrap();
+        RawToken::of(&inbound).map(|token| token.as_str().to_owned())
+    }
+
+    #[test]
+    fn a_token_stands_once_in_authorization() {
+        assert_eq!(token_in("/", &["Bearer a.b.c"]), Ok("a.b.c".into()));
+        assert_eq!(token_in("/", &["bEARER a.b.c"]), Ok("a.b.c".into()));
+        assert_eq!(token_in("/", &[]), Err(TokenError::Missing));
+        assert_eq!(token_in("/", &["Basic YTpi"]), Err(TokenError::Missing));
+        assert_eq!(token_in("/", &["Bearer"]), Err(TokenError::Missing));
+        assert_eq!(token_in("/", &["Bearer a", "Bearer a"]), Err(TokenError::Several));
+        assert_eq!(token_in("/?access_token=a", &[]), Err(TokenError::Several));
+        assert_eq!(token_in("/?x=1&access_token=a", &["Bearer a"]), Err(TokenError::Several));
+        assert_eq!(token_in("/", &["Bearer a b"]), Err(TokenError::Malformed));
+        assert_eq!(token_in("/", &["Bearer  a"]), Err(TokenError::Malformed));
+        assert_eq!(token_in("/", &["Bearer "]), Err(TokenError::Missing).or(Err(TokenError::Malformed)));
+    }
+
+    #[test]
+    fn debug_output_holds_no_token() {
+        assert_eq!(format!("{:?}", RawToken("secret")), "RawToken(…)");
+    }
+}

@@ -1,0 +1,120 @@
+//! Claims (RFC 7519 section 4) read strictly: a claim of the wrong type is never a claim that is absent.
+
+use serde_json::{Map, Value};
+
+use super::TokenError;
+use crate::base::clock::Timestamp;
+
+/// A name of an agent, a user or an app: not empty, at most 256 bytes, no control character, no blank at either end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identifier(String);
+
+/// The longest identifier, in bytes.
+const IDENTIFIER_BYTES_MAX: usize = 256;
+
+impl Identifier {
+    /// `text`, if it can name somebody.
+    pub fn parse(text: &str) -> Option<Self> {
+        let sound = !text.is_empty()
+            && text.len() <= IDENTIFIER_BYTES_MAX
+            && text.trim() == text
+            && !text.chars().any(char::is_control);
+        sound.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Claims nobody has verified, or whose verification the caller answers for.
+#[derive(Clone, Copy)]
+pub(super) struct Claims<'a>(pub(super) &'a Map<String, Value>);
+
+impl<'a> Claims<'a> {
+    /// A string claim; `None` when absent.
+    pub(super) fn text(self, name: &str) -> Result<Option<&'a str>, TokenError> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(TokenError::Malformed),
+        }
+    }
+
+    /// An identifier; `None` when absent or empty.
+    pub(super) fn identifier(self, name: &str) -> Result<Option<Identifier>, TokenError> {
+        match self.text(name)? {
+            None | Some("") => Ok(None),
+            Some(text) => Identifier::parse(text).map(Some).ok_or(TokenError::Malformed),
+        }
+    }
+
+    /// A NumericDate: a number, never a string; `None` when absent.
+    pub(super) fn date(self, name: &str) -> Result<Option<Timestamp>, TokenError> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(value) => value.as_f64().and_then(Timestamp::from_numeric_date).map(Some).ok_or(TokenError::Malformed),
+        }
+    }
+
+    /// `scope` (RFC 8693 section 4.2): words separated by single blanks, or an array of words.
+    pub(super) fn scope(self) -> Result<Vec<String>, TokenError> {
+        match self.0.get("scope") {
+            None => Ok(Vec::new()),
+            Some(Value::String(words)) => {
+                Ok(words.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect())
+            }
+            Some(Value::Array(words)) => {
+                words.iter().map(|word| word.as_str().map(str::to_owned).ok_or(TokenError::Malformed)).collect()
+            }
+            Some(_) => Err(TokenError::Malformed),
+        }
+    }
+
+    /// `aud` (RFC 7519 section 4.1.3): a string or an array of strings.
+    pub(super) fn audience(self) -> Result<Vec<&'a str>, TokenError> {
+        match self.0.get("aud") {
+            None => Ok(Vec::new()),
+            Some(Value::String(one)) => Ok(vec![one]),
+            Some(Value::Array(several)) => {
+                several.iter().map(|one| one.as_str().ok_or(TokenError::Malformed)).collect()
+            }
+            Some(_) => Err(TokenError::Malformed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_of_the_wrong_type_is_an_error_not_absence() {
+        for value in [json!("1"), json!(null), json!([1]), json!(-1), json!(1e300), json!({})] {
+            let claims = Map::from_iter([("exp".to_owned(), value.clone())]);
+            assert_eq!(Claims(&claims).date("exp"), Err(TokenError::Malformed), "{value}");
+        }
+        for name in ["scope", "aud", "iss"] {
+            for value in [json!(1), json!(null), json!({}), json!([1])] {
+                let claims = Map::from_iter([(name.to_owned(), value.clone())]);
+                let claims = Claims(&claims);
+                let refused = match name {
+                    "scope" => claims.scope().is_err(),
+                    "aud" => claims.audience().is_err(),
+                    _ => claims.text(name).is_err(),
+                };
+                assert!(refused, "{name}: {value}");
+            }
+        }
+        assert_eq!(Claims(&Map::new()).date("exp"), Ok(None));
+    }
+
+    #[test]
+    fn scope_is_split_at_blanks() {
+        let claims = Map::from_iter([("scope".to_owned(), json!("a/read  b/read"))]);
+        assert_eq!(Claims(&claims).scope(), Ok(vec!["a/read".into(), "b/read".into()]));
+    }
+}

@@ -1,0 +1,202 @@
+//! ROOM 2: from a string to a [`VerifiedToken`], or to the reason why not. Knows nothing of Cedar or of routes.
+
+pub mod algorithm;
+pub mod bearer;
+pub mod cache;
+pub mod claims;
+pub mod delegation;
+pub mod issuer;
+pub mod jwks;
+mod jws;
+pub mod keys;
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::{Map, Value};
+
+pub use self::bearer::RawToken;
+use self::{
+    claims::Identifier,
+    delegation::Delegation,
+    issuer::{Rules, Signed},
+    jws::Jws,
+    keys::{KeyError, KeyRing, Sources},
+};
+use crate::base::clock::Timestamp;
+
+/// Why a token is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// No bearer token in `Authorization`.
+    #[error("no bearer token")]
+    Missing,
+    /// More than one token, or one outside `Authorization`.
+    #[error("several tokens, or a token outside `Authorization`")]
+    Several,
+    /// Not a JWT, or a claim of the wrong type.
+    #[error("not a well-formed token")]
+    Malformed,
+    /// A header parameter that changes how a token is read (`crit`, `b64`, `zip`, `enc`).
+    #[error("a header parameter is not supported")]
+    HeaderRefused,
+    /// `alg` is none that the issuer may use.
+    #[error("the signature algorithm is not allowed for this issuer")]
+    AlgorithmRefused,
+    /// `iss` is none of the configured issuers.
+    #[error("the issuer is not known")]
+    IssuerUnknown,
+    /// The issuer has no key of that name for that algorithm.
+    #[error("the issuer has no such key")]
+    KeyUnknown,
+    /// The issuer's keys cannot be had.
+    #[error("the issuer's keys are not available")]
+    KeysUnavailable,
+    /// The signature is not the issuer's.
+    #[error("the signature does not verify")]
+    SignatureInvalid,
+    /// `typ` names another kind of token.
+    #[error("`typ` is not that of an access token")]
+    TypeWrong,
+    /// `exp` has passed.
+    #[error("the token has expired")]
+    Expired,
+    /// `nbf` or `iat` lies ahead.
+    #[error("the token is not valid yet")]
+    Early,
+    /// `token_use` is not `access`.
+    #[error("the token is not an access token")]
+    UseWrong,
+    /// Not meant for this service.
+    #[error("the token is meant for another service")]
+    AudienceWrong,
+    /// Not a client that is let in.
+    #[error("the client is not let in")]
+    ClientRefused,
+}
+
+/// A token whose signature, time, audience and client are right. Only [`Issuers::verify`] makes one.
+#[derive(Clone)]
+pub struct VerifiedToken {
+    rules: Arc<Rules>,
+    client: Identifier,
+    scopes: Vec<String>,
+    caller_app: Option<Identifier>,
+    delegation: Option<Delegation>,
+    claims: Map<String, Value>,
+    size: usize,
+    expires: Timestamp,
+    generation: u64,
+}
+
+impl std::fmt::Debug for VerifiedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VerifiedToken").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+impl VerifiedToken {
+    /// The OAuth client: the agent.
+    pub const fn client(&self) -> &Identifier {
+        &self.client
+    }
+    /// The agent's Cedar id.
+    pub fn agent_id(&self) -> String {
+        self.rules.agent_id(&self.client)
+    }
+    /// The user's Cedar id, if there is a delegation.
+    pub fn user_id(&self) -> Option<String> {
+        self.delegation.as_ref().map(|delegation| self.rules.user_id(delegation.user()))
+    }
+    /// `iss`.
+    pub fn issuer(&self) -> &str {
+        &self.rules.issuer
+    }
+    /// The scopes granted.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+    /// The app that the agent was called from.
+    pub const fn caller_app(&self) -> Option<&Identifier> {
+        self.caller_app.as_ref()
+    }
+    /// On whose behalf the agent acts.
+    pub const fn delegation(&self) -> Option<&Delegation> {
+        self.delegation.as_ref()
+    }
+    /// Every claim, as signed.
+    pub const fn claims(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+    /// Bytes of the token as received.
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+    /// When it ceases to be valid, leeway included.
+    pub const fn expires(&self) -> Timestamp {
+        self.expires
+    }
+}
+
+/// The issuers whose tokens are believed, by `iss`.
+#[derive(Debug)]
+pub struct Issuers(HashMap<String, Issuer>);
+
+#[derive(Debug)]
+struct Issuer {
+    rules: Arc<Rules>,
+    keys: KeyRing,
+}
+
+impl Issuers {
+    /// Starts a key ring for each issuer. Must be called on a tokio runtime.
+    pub fn start(rules: Vec<Rules>, sources: &Sources) -> Self {
+        let start = |rules: Rules| {
+            let keys = KeyRing::start(rules.issuer.clone(), rules.source.clone(), sources.clone(), rules.ring);
+            (rules.issuer.clone(), Issuer { rules: Arc::new(rules), keys })
+        };
+        Self(rules.into_iter().map(start).collect())
+    }
+
+    /// Verifies a token. An unknown issuer costs no network traffic.
+    ///
+    /// # Errors
+    /// [`TokenError`], the first that applies.
+    pub async fn verify(&self, token: RawToken<'_>, now: Timestamp) -> Result<VerifiedToken, TokenError> {
+        let jws = Jws::parse(token)?;
+        let named = jws.claims.get("iss").and_then(Value::as_str).ok_or(TokenError::IssuerUnknown)?;
+        let issuer = self.0.get(named).ok_or(TokenError::IssuerUnknown)?;
+        if !issuer.rules.algorithms.contains(&jws.algorithm) {
+            return Err(TokenError::AlgorithmRefused);
+        }
+        let kid = jws.kid.as_deref();
+        let generation = issuer.keys.generation();
+        let keys = issuer.keys.keys_with(|keys| keys.find(kid, jws.algorithm).next().is_some()).await;
+        let keys = keys.map_err(|error| match error {
+            KeyError::Unknown => TokenError::KeyUnknown,
+            KeyError::Unavailable => TokenError::KeysUnavailable,
+        })?;
+        if !keys.find(kid, jws.algorithm).any(|key| key.verifies(jws.signed, jws.signature, jws.algorithm)) {
+            return Err(TokenError::SignatureInvalid);
+        }
+        let media_type = jws.media_type.as_deref();
+        issuer.rules.check(Signed { claims: jws.claims, size: token.as_str().len(), generation }, media_type, now)
+    }
+
+    /// Whether what was verified earlier would still be: not expired, and under the same keys.
+    pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> bool {
+        let same_keys = |issuer: &Issuer| issuer.keys.generation() == token.generation;
+        token.expires > now && self.0.get(token.issuer()).is_some_and(same_keys)
+    }
+
+    /// The issuers that have no keys to verify with.
+    pub fn without_keys(&self) -> Vec<&str> {
+        self.0.iter().filter(|(_, issuer)| !issuer.keys.is_ready()).map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// Waits until every issuer's keys were fetched once, well or badly.
+    pub async fn first_attempts(&self) {
+        for issuer in self.0.values() {
+            issuer.keys.first_attempt().await;
+        }
+    }
+}
