@@ -165,6 +165,10 @@ async fn answer(session: &mut Session, refusal: &Refusal, passage: &Passage) -> 
     if let Some(after) = refusal.retry_after() {
         response.insert_header(header::RETRY_AFTER, after.as_secs())?;
     }
+    if matches!(refusal, Refusal::Request(_)) {
+        // Where the head has two readings, nobody can say where the next request begins.
+        session.set_keepalive(None);
+    }
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(response), bodiless).await?;
     if !bodiless {

@@ -1,0 +1,158 @@
+//! Outside test material, run where it is at hand: `../shared/corpora` beside the repository. A clone without it
+//! passes, and says that it skipped.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use portcullis::{base::json, request::path::Target, token::jwks::KeySet};
+use serde_json::Value;
+
+use crate::{
+    house::{self, House},
+    wire,
+};
+
+fn corpus(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/corpora").join(name);
+    if !path.exists() {
+        println!("SKIPPED: no {}", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn lines(path: &PathBuf) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn text<'a>(row: &'a Value, name: &str) -> &'a str {
+    row[name].as_str().unwrap_or_default()
+}
+
+#[test]
+fn strict_json_judges_the_json_test_suite_right() {
+    let Some(folder) = corpus("json-syntax/JSONTestSuite-test_parsing") else { return };
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let accepted = json::parse(&fs::read(&path).unwrap()).is_ok();
+        count += 1;
+        // A repeated name is well-formed JSON that we refuse on purpose.
+        let stricter = name.starts_with("y_object_duplicated_key");
+        let right = match &name[..2] {
+            "y_" => accepted != stricter,
+            "n_" => !accepted,
+            _ => true,
+        };
+        if !right {
+            wrong.push(name);
+        }
+    }
+    println!("{count} documents");
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+#[test]
+fn real_key_sets_are_parsed_key_by_key() {
+    let Some(path) = corpus("jwks-real/jwks_given.jsonl") else { return };
+    let (mut usable, mut skipped, mut refused) = (0, 0, BTreeMap::<String, usize>::new());
+    for row in lines(&path) {
+        match KeySet::parse(text(&row, "raw").as_bytes()) {
+            Ok(set) => {
+                usable += set.len();
+                skipped += set.skipped().len();
+                assert!(set.skipped().iter().all(|reason| reason.contains(": ")));
+            }
+            Err(error) => *refused.entry(error.to_string()).or_default() += 1,
+        }
+    }
+    println!("{usable} usable keys, {skipped} skipped; sets refused: {refused:#?}");
+    assert!(usable > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attacking_tokens_are_refused_and_good_ones_let_in() {
+    let Some(folder) = corpus("jwt-attacks") else { return };
+    let profile: Value = serde_json::from_str(&fs::read_to_string(folder.join("profile.json")).unwrap()).unwrap();
+    let config = |audience: &str| {
+        format!(
+            "listen: 127.0.0.1:0\nupstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n  - {audience}\nroutes:\n\
+             \x20 - {{ methods: [GET], path: '/users/{{id}}/data', action: readOnly, resource: 'UserData::\"{{path.id}}\"', \
+             attributes: {{ owner: 'User::\"{{path.id}}\"' }} }}\n"
+        )
+    };
+    let common = format!("issuer: '{}', algorithms: {}, leeway_s: 60", text(&profile, "issuer"), profile["algorithms"]);
+    let by_client = config(&format!(
+        "cognito_access: {{ {common}, client_ids: [agent-client-1], scope_prefix: crossDomainService/ }}"
+    ));
+    let by_audience =
+        config(&format!("oidc_generic: {{ {common}, audiences: ['{}'] }}", text(&profile, "audience_profile")));
+    let keys = fs::read_to_string(folder.join("jwks.json")).unwrap();
+    let mut houses = [house(&by_client, &keys).await, house(&by_audience, &keys).await];
+    let mut wrong = Vec::new();
+    let rows = lines(&folder.join("tokens_given.jsonl"));
+    for row in &rows {
+        // A line break or a byte outside ASCII cannot stand in a header field as such.
+        let house = &mut houses[usize::from(row.get("profile").is_some())];
+        let mut bytes =
+            b"GET /users/user-1/data HTTP/1.1\r\nhost: gate\r\nconnection: close\r\nauthorization: Bearer ".to_vec();
+        bytes.extend(text(row, "token").bytes());
+        bytes.extend(b"\r\n\r\n");
+        let mut statuses = Vec::new();
+        for _ in 0..2 {
+            let before = house.service.received();
+            let (answer, record) = house.ask(&bytes).await;
+            let forwarded = house.service.received() - before;
+            statuses.push((answer.status, forwarded, record.map_or("none", |record| record.code)));
+        }
+        let right = |(status, forwarded, _): &(u16, u64, &str)| match text(row, "expect") {
+            "accept" => *status == 200 && *forwarded == 1,
+            "reject" => matches!(status, 400 | 401 | 403 | 431) && *forwarded == 0,
+            _ => *status < 500 && (*status == 200) == (*forwarded == 1),
+        };
+        if !statuses.iter().all(right) {
+            wrong.push(format!("{} {}: {statuses:?}", text(row, "id"), text(row, "expect")));
+        }
+    }
+    println!("{} tokens, each twice", rows.len());
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+async fn house(config: &str, keys: &str) -> House {
+    let files = [
+        ("keys.json", keys.to_owned()),
+        ("policies/schema.cedarschema", house::repository("policies/schema.cedarschema")),
+        ("policies/users.cedar", house::repository("policies/users.cedar")),
+    ];
+    let files = portcullis::base::files::Files::memory(files.iter().map(|(name, text)| (*name, text.as_str())));
+    let mut loaded =
+        portcullis::config::parse("config.yaml".into(), config.into(), files).unwrap_or_else(|error| panic!("{error}"));
+    loaded.config.issuers.value[0].settings_mut().jwks_file = Some(house::spanned("keys.json".into()));
+    House::of(loaded, house::NOW).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_target_reaches_another_users_data() {
+    let Some(folder) = corpus("paths") else { return };
+    let mut house = House::build(None, &[], house::NOW).await;
+    let token = house::key("agents").sign(&house::claims()).unwrap();
+    let rows = lines(&folder.join("attack_paths_given.jsonl"));
+    let (mut forwarded, mut wrong) = (0, Vec::new());
+    for row in &rows {
+        let target = text(row, "target");
+        let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
+        let before = house.service.received();
+        let (answer, _) = house.ask(&wire::request("GET", target, &fields)).await;
+        if house.service.received() == before {
+            continue;
+        }
+        forwarded += 1;
+        let reached = answer.json()["target"].as_str().unwrap_or_default().to_owned();
+        if reached != target || !Target::parse(target.as_bytes()).is_some_and(|it| it.path() == "/users/user-1/data") {
+            wrong.push(format!("{target} as {reached}"));
+        }
+    }
+    println!("{} targets, {forwarded} of them the caller's own data", rows.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

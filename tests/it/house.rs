@@ -1,0 +1,153 @@
+//! A gate at work in front of a real service, for a test to ask.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use portcullis::{
+    app::App,
+    audit::{Record, Sink},
+    base::{
+        clock::{Clock, Timestamp},
+        files::Files,
+    },
+    config::{self, Loaded},
+    demo::{keys::SigningKey, service::Service},
+};
+use serde_json::{Value, json};
+use serde_saphyr::{Location, Spanned};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::timeout,
+};
+
+use crate::wire::{self, Answer};
+
+/// When everything here happens: a little after the scenario's token was issued.
+pub(crate) const NOW: u64 = 1_795_000_100;
+
+/// A clock that stands still.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Still(pub(crate) u64);
+
+impl Clock for Still {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_seconds(self.0)
+    }
+}
+
+struct Channel(UnboundedSender<Record>);
+
+impl Sink for Channel {
+    fn write(&self, record: &Record) {
+        let _ = self.0.send(record.clone());
+    }
+}
+
+/// The keys that tokens of tests are signed with. `other` has the same name as `agents` and is another issuer's.
+pub(crate) fn key(name: &str) -> &'static SigningKey {
+    static KEYS: OnceLock<[SigningKey; 4]> = OnceLock::new();
+    let [agents, agents_ec, other, stranger] = KEYS.get_or_init(|| {
+        [
+            SigningKey::rs256("agents/+=").unwrap(),
+            SigningKey::es256("agents-ec").unwrap(),
+            SigningKey::rs256("agents/+=").unwrap(),
+            SigningKey::rs256("stranger").unwrap(),
+        ]
+    });
+    match name {
+        "agents" => agents,
+        "agents-ec" => agents_ec,
+        "other" => other,
+        "stranger" => stranger,
+        _ => panic!("no key `{name}`"),
+    }
+}
+
+/// The key sets of the first and the second issuer.
+fn key_sets() -> [(&'static str, String); 2] {
+    let set =
+        |names: &[&str]| json!({ "keys": names.iter().map(|name| key(name).jwk()).collect::<Vec<_>>() }).to_string();
+    [("keys-0.json", set(&["agents", "agents-ec"])), ("keys-1.json", set(&["other"]))]
+}
+
+/// The scenario's claims.
+pub(crate) fn claims() -> Value {
+    json!({
+        "sub": "1example23456789", "iss": "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agents", "version": 2,
+        "onBehalfOf": { "sub": "user-1", "username": "jane", "groups": ["readaccess"] },
+        "client_id": "1example23456789", "callerApp": "ExampleChatApplication", "token_use": "access",
+        "scope": "crossDomainService/read userData/read", "auth_time": 1_795_000_000, "exp": 1_795_003_600,
+        "iat": 1_795_000_000, "jti": "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee",
+    })
+}
+
+/// The repository's own files.
+pub(crate) fn repository(path: &str) -> String {
+    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+pub(crate) fn spanned<T>(value: T) -> Spanned<T> {
+    Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
+}
+
+pub(crate) async fn loopback() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+pub(crate) fn anywhere() -> Spanned<SocketAddr> {
+    spanned(SocketAddr::from(([127, 0, 0, 1], 0)))
+}
+
+/// The gate, its upstream and its records.
+pub(crate) struct House {
+    pub(crate) app: App,
+    pub(crate) service: Service,
+    records: UnboundedReceiver<Record>,
+}
+
+impl House {
+    /// A gate of `config`, by default the repository's own, with `policies` in place of the repository's where given;
+    /// issuers' keys come from this test's key sets.
+    pub(crate) async fn build(config: Option<&str>, policies: &[(String, String)], now: u64) -> Self {
+        let text = config.map_or_else(|| repository("config.yaml"), str::to_owned);
+        let mut files: Vec<(String, String)> = key_sets().map(|(name, text)| (name.into(), text)).into();
+        for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
+            files.push((name.into(), repository(name)));
+        }
+        files.extend_from_slice(policies);
+        let files = Files::memory(files.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+        let mut loaded = config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"));
+        for (index, issuer) in loaded.config.issuers.value.iter_mut().enumerate() {
+            let settings = issuer.settings_mut();
+            settings.jwks_uri = None;
+            settings.jwks_file = Some(spanned(format!("keys-{index}.json").into()));
+        }
+        Self::of(loaded, now).await
+    }
+
+    /// A gate of `loaded` with addresses of its own, in front of a service of its own.
+    pub(crate) async fn of(mut loaded: Loaded, now: u64) -> Self {
+        let service = Service::start(loopback().await).unwrap();
+        loaded.config.upstream.url = spanned(format!("http://{}", service.address()));
+        loaded.config.listen = anywhere();
+        loaded.config.admin = Some(anywhere());
+        let (sender, records) = unbounded_channel();
+        let app = App::start(&loaded, Arc::new(Still(now)), Arc::new(Channel(sender))).await;
+        Self { app: app.unwrap_or_else(|error| panic!("{error}")), service, records }
+    }
+
+    /// Sends bytes; gives back the first answer and the record of the request, if the gate wrote one.
+    pub(crate) async fn ask(&mut self, request: &[u8]) -> (Answer, Option<Record>) {
+        let answer = Answer::parse(&wire::send(self.app.address(), request).await);
+        (answer, self.record().await)
+    }
+
+    /// The next record. A connection is closed only after its records were written, so there is little to wait for.
+    pub(crate) async fn record(&mut self) -> Option<Record> {
+        timeout(Duration::from_millis(300), self.records.recv()).await.ok().flatten()
+    }
+}
