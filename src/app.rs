@@ -8,10 +8,10 @@ use crate::{
     audit::Sink,
     base::{clock::Clock, problem::Problems},
     config::Loaded,
-    doors::proxy::ProxyDoor,
+    doors::{proxy::ProxyDoor, resolve::Target},
     metrics::Metrics,
     pipeline::Gate,
-    server::{admin, fetch::HttpFetch, http1::Http1Server, listener::Listener, resolve::Target},
+    server::{admin, fetch::HttpFetch, http1::Http1Server, listener::Listener},
     token::keys::Sources,
 };
 

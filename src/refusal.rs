@@ -118,6 +118,49 @@ impl Refusal {
         }
     }
 
+    /// One of each kind, for documentation and tests.
+    pub fn every() -> Vec<Self> {
+        use {ClientError as C, MappingError as M, RequestError as R, TokenError as T, UpstreamError as U};
+        let requests = [
+            R::AmbiguousPath,
+            R::HeaderRepeated,
+            R::FramingConflict,
+            R::HostMissing,
+            R::TargetTooLong,
+            R::HeadTooLarge,
+        ];
+        let tokens = [
+            T::Missing,
+            T::Several,
+            T::Malformed,
+            T::HeaderRefused,
+            T::AlgorithmRefused,
+            T::IssuerUnknown,
+            T::KeyUnknown,
+            T::KeysUnavailable,
+            T::SignatureInvalid,
+            T::TypeWrong,
+            T::Expired,
+            T::Early,
+            T::UseWrong,
+            T::AudienceWrong,
+            T::ClientRefused,
+        ];
+        let named = String::new;
+        let mappings =
+            [M::ScopeMissing(named()), M::DelegationMissing, M::DelegationForbidden, M::ClaimMissing(named())];
+        let denials =
+            [DenyReason::Policy, DenyReason::Failure].map(|reason| Denied { reason, determining: Vec::new() });
+        let mut every = vec![Self::RouteMissing, Self::Overloaded, Self::Internal];
+        every.extend(requests.map(Self::from));
+        every.extend(tokens.map(Self::from));
+        every.extend(mappings.map(Self::from));
+        every.extend(denials.map(Self::from));
+        every.extend([U::Unreachable, U::TimedOut, U::Invalid].map(Self::from));
+        every.extend([C::BodyTimedOut, C::BodyInvalid, C::Gone].map(Self::from));
+        every
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         self.row().status

@@ -41,7 +41,9 @@ impl Problem {
 
     /// What serde-saphyr says about `source`.
     pub fn from_yaml(error: &serde_saphyr::Error, source: &Arc<Source>) -> Self {
-        let place = error.location().and_then(place_of);
+        let place = error.location().map(|location| {
+            place_of(location).unwrap_or_else(|| place_by_line(&source.text, location.line(), location.column()))
+        });
         let full = error.without_snippet().to_string();
         let message = full.rsplit_once(" at line ").map_or(full.as_str(), |(message, _)| message);
         Self { place, source: Some(source.clone()), ..Self::new(message) }
@@ -101,6 +103,15 @@ fn place_of(location: Location) -> Option<Range<usize>> {
     let start = usize::try_from(location.span().byte_offset()?).ok()?;
     let length = usize::try_from(location.span().byte_len()?).ok()?;
     Some(start..start.checked_add(length)?)
+}
+
+/// The place of one character, where only its line and column (from 1) are known.
+fn place_by_line(text: &str, line: u64, column: u64) -> Range<usize> {
+    let index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).saturating_sub(1);
+    let before: usize = text.split_inclusive('\n').take(index(line)).map(str::len).sum();
+    let inside = text.get(before..).unwrap_or_default().chars().take(index(column)).map(char::len_utf8).sum();
+    let start = before.saturating_add(inside).min(text.len());
+    start..start
 }
 
 impl fmt::Display for Problem {

@@ -2,3 +2,4 @@
 //! never a token, a policy or a snapshot.
 
 pub mod proxy;
+pub mod resolve;

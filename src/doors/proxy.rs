@@ -19,11 +19,11 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::{
+    doors::resolve::Target,
     forward::Obligations,
     pipeline::{Gate, Visit},
     refusal::{ClientError, Refusal, UpstreamError},
     request::Head,
-    server::resolve::Target,
 };
 
 /// Seconds that an idle downstream connection is kept.

@@ -40,7 +40,6 @@ impl HttpFetch {
     }
 
     async fn document(&self, url: &Url) -> Result<Vec<u8>, FetchError> {
-        let unreachable = |error: &dyn std::fmt::Display| FetchError::Unreachable(error.to_string());
         let request = Request::get(url.as_str())
             .header(header::ACCEPT, "application/json, application/jwk-set+json")
             .header(header::USER_AGENT, concat!("portcullis/", env!("CARGO_PKG_VERSION")))
@@ -52,10 +51,16 @@ impl HttpFetch {
         }
         let body = Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await.map_err(|error| {
             let too_large = error.is::<http_body_util::LengthLimitError>();
-            if too_large { FetchError::TooLarge(DOCUMENT_BYTES_MAX) } else { unreachable(&error) }
+            if too_large { FetchError::TooLarge(DOCUMENT_BYTES_MAX) } else { unreachable(&*error) }
         })?;
         Ok(body.to_bytes().into())
     }
+}
+
+/// An error with its causes: the outermost alone does not say what happened.
+fn unreachable(error: &(dyn std::error::Error + 'static)) -> FetchError {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    FetchError::Unreachable(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
 #[async_trait]

@@ -5,4 +5,3 @@ pub mod fetch;
 pub mod http1;
 pub mod listener;
 pub mod probe;
-pub mod resolve;

@@ -254,18 +254,33 @@ impl State {
 }
 
 impl Shared {
-    /// Notes the end of a fetch. The generation moves only after the new keys are in place.
-    fn publish(&self, outcome: Result<(Vec<u8>, KeySet), SourceError>) {
+    /// How long the keys may still serve; long when there are none.
+    fn fresh_for(&self, settings: &Settings) -> Duration {
+        let state = self.state.borrow();
+        let age = state.keys.as_ref().and(state.fetched).map(|at| at.elapsed());
+        age.map_or(Duration::MAX, |age| settings.stale_max.saturating_sub(age)).max(Duration::from_millis(10))
+    }
+
+    /// Notes the end of a fetch. The generation moves only after the new keys are in place, or the old ones gone.
+    fn publish(&self, outcome: Result<(Vec<u8>, KeySet), SourceError>, settings: &Settings) {
         let mut changed = false;
         self.state.send_modify(|state| {
             state.attempts = state.attempts.saturating_add(1);
             state.attempted = Some(Instant::now());
             state.failing = outcome.is_err();
-            if let Ok((document, keys)) = outcome {
-                changed = state.document != document;
-                state.document = document;
-                state.keys = Some(Arc::new(keys));
-                state.fetched = state.attempted;
+            match outcome {
+                Ok((document, keys)) => {
+                    changed = state.document != document;
+                    state.document = document;
+                    state.keys = Some(Arc::new(keys));
+                    state.fetched = state.attempted;
+                }
+                Err(_) if state.keys.is_some() && state.current(settings).is_none() => {
+                    changed = true;
+                    state.document.clear();
+                    state.keys = None;
+                }
+                Err(_) => {}
             }
         });
         if changed {
@@ -291,11 +306,11 @@ async fn keep(name: String, source: KeySource, sources: Sources, settings: Setti
         let pause = if outcome.is_ok() {
             settings.refresh_interval
         } else {
-            let pause = retry.min(settings.refresh_interval);
+            let pause = retry.min(settings.refresh_interval).min(shared.fresh_for(&settings));
             retry = retry.saturating_mul(2).min(RETRY_MAX);
             pause
         };
-        shared.publish(outcome);
+        shared.publish(outcome, &settings);
         wait_for_next(pause, settings.cooldown, &shared.wanted).await;
     }
 }

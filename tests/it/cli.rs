@@ -1,1 +1,222 @@
-//! x
+//! The binary as an operator meets it.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::house;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn portcullis() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.current_dir(ROOT).env_remove("PORTCULLIS_CONFIG").env_remove("RUST_LOG");
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    portcullis().args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A folder with a configuration of its own beside a copy of the repository's policies.
+fn folder(config: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policies")).unwrap();
+    for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
+        std::fs::copy(Path::new(ROOT).join(name), folder.path().join(name)).unwrap();
+    }
+    let file = folder.path().join("config.yaml");
+    std::fs::write(&file, config).unwrap();
+    (folder, file)
+}
+
+#[test]
+fn the_repositorys_own_configuration_is_good() {
+    let checked = run(&["check"]);
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    assert_eq!(text(&checked.stdout), "config.yaml: good (1 routes, 2 policies)\n");
+    assert_eq!(text(&checked.stderr), "");
+}
+
+#[test]
+fn check_shows_every_problem_with_its_place_and_leaves_with_64() {
+    let config = house::repository("config.yaml")
+        .replace("client_ids: [1example23456789]", "")
+        .replace("url: http://127.0.0.1:9000", "url: 127.0.0.1:9000")
+        .replace("action: readOnly", "action: raedOnly")
+        .replace("methods: [GET]", "methods: [GTE]");
+    let (_folder, file) = folder(&config);
+    let file = file.to_str().unwrap();
+    for command in ["check", "serve"] {
+        let checked = run(&[command, "--config", file]);
+        assert_eq!(checked.status.code(), Some(64), "{command}");
+        let shown = text(&checked.stderr);
+        for part in [
+            "nothing says which tokens of this issuer are meant for this service",
+            "help: give both `client_ids`",
+            "`127.0.0.1:9000` is not the address of an upstream",
+            "the schema has no action `raedOnly`",
+            "help: it has Action::\"readOnly\"",
+            "`GTE` is not a method that can be routed",
+            &format!("{file}:13:8"),
+            "portcullis: 4 problems in",
+        ] {
+            assert!(shown.contains(part), "{part} in\n{shown}");
+        }
+        assert_eq!(text(&checked.stdout), "");
+    }
+}
+
+#[test]
+fn a_missing_file_is_a_bad_configuration() {
+    let checked = run(&["check", "--config", "nowhere.yaml"]);
+    assert_eq!(checked.status.code(), Some(64));
+    assert!(text(&checked.stderr).contains("cannot read `nowhere.yaml`"));
+}
+
+#[test]
+fn the_demo_goes_as_it_should() {
+    for arguments in [&["demo", "--once"][..], &["demo", "--once", "--config", "config.yaml"]] {
+        let shown = run(arguments);
+        let told = text(&shown.stdout);
+        assert!(shown.status.success(), "{told}{}", text(&shown.stderr));
+        assert!(told.contains("10 steps, every one as it should."), "{told}");
+        assert!(told.contains("why: access_denied, by policy no-agent-reads-another-users-data"), "{told}");
+    }
+}
+
+#[test]
+fn the_demo_fails_when_the_policies_are_not_what_they_should_be() {
+    let (folder, file) = folder(&house::repository("config.yaml"));
+    let open = "@id(\"open\") permit (principal, action, resource);";
+    std::fs::write(folder.path().join("policies/users.cedar"), open).unwrap();
+    let shown = run(&["demo", "--once", "--config", file.to_str().unwrap()]);
+    assert_eq!(shown.status.code(), Some(1));
+    assert!(text(&shown.stdout).contains("NOT AS IT SHOULD"));
+}
+
+#[test]
+fn the_demo_stays_up_and_its_curl_lines_work() {
+    let mut demo = Running::start(&["demo"]);
+    let mut said = String::new();
+    let lines = demo.lines_until("  | sed 's/.*\"access_token\"", &mut said);
+    let script = |wanted: &str| lines.iter().find(|line| line.starts_with(wanted)).unwrap().clone();
+    let token = script("TOKEN=");
+    let calls: Vec<_> = lines.iter().filter(|line| line.starts_with("curl -i")).cloned().collect();
+    let statuses: Vec<_> = calls.iter().map(|call| shell(&format!("{token}\n{call}"))).collect();
+    assert!(statuses[0].starts_with("HTTP/1.1 200"), "{}", statuses[0]);
+    assert!(statuses[1].starts_with("HTTP/1.1 403"), "{}", statuses[1]);
+    let at = lines.iter().position(|line| line.starts_with("USER_TOKEN=")).unwrap();
+    let fresh = lines[at..].join("\n");
+    let again = shell(&format!("{fresh}\n{}", calls[0]));
+    assert!(again.starts_with("HTTP/1.1 200"), "{again}");
+}
+
+fn shell(script: &str) -> String {
+    let output = Command::new("sh").args(["-ec", &script.replace("curl -i", "curl -si")]).output().unwrap();
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[test]
+fn serve_answers_health_checks_writes_one_line_per_request_and_drains() {
+    let keys = house::key("agents").jwk();
+    let config = format!(
+        "listen: 127.0.0.1:{}\nadmin: 127.0.0.1:{}\nupstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n\
+         \x20 - oidc_generic: {{ issuer: 'https://issuer.example', audiences: [api], jwks_file: keys.json }}\nroutes:\n\
+         \x20 - {{ methods: [GET], path: '/users/{{id}}/data', action: readOnly, resource: 'UserData::\"{{path.id}}\"', \
+         attributes: {{ owner: 'User::\"{{path.id}}\"' }} }}\n",
+        free_port(),
+        free_port()
+    );
+    let (folder, file) = folder(&config);
+    std::fs::write(folder.path().join("keys.json"), serde_json::json!({ "keys": [keys] }).to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(run(&["health", "--config", file]).status.code(), Some(1), "nobody is there yet");
+    let mut gate = Running::start(&["serve", "--config", file]);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !run(&["health", "--config", file]).status.success() {
+        assert!(Instant::now() < deadline, "never ready");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let address = config.lines().next().unwrap().trim_start_matches("listen: ").to_owned();
+    let canary = "canary-token-that-must-not-be-written";
+    shell(&format!(
+        "curl -i http://{address}/users/1/data; curl -i -H 'Authorization: Bearer {canary}' http://{address}/x"
+    ));
+    gate.terminate();
+    let (records, logs) = gate.rest();
+    let records: Vec<Value> = records.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let codes: Vec<_> = records.iter().map(|record| record["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["token_missing", "token_malformed"]);
+    assert!(records.iter().all(|record| record["decision_id"].as_str().unwrap().len() == 26));
+    assert!(logs.contains("the gate stands") && logs.contains("draining"), "{logs}");
+    assert!(!logs.contains(canary) && !records.iter().any(|record| record.to_string().contains(canary)));
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn a_port_in_use_is_said_and_nothing_stays_behind() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let config = house::repository("config.yaml").replace("listen: 127.0.0.1:8080", &format!("listen: {address}"));
+    let (_folder, file) = folder(&config);
+    let served = run(&["serve", "--config", file.to_str().unwrap()]);
+    assert_eq!(served.status.code(), Some(1));
+    assert!(text(&served.stderr).contains(&format!("cannot listen on {address}")), "{}", text(&served.stderr));
+}
+
+/// A process that ends with the test.
+struct Running(Child, BufReader<std::process::ChildStdout>);
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = portcullis().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self(child, out)
+    }
+
+    fn lines_until(&mut self, last: &str, said: &mut String) -> Vec<String> {
+        let mut lines = Vec::new();
+        while self.1.read_line(said).unwrap() > 0 {
+            let line = std::mem::take(said).trim_end_matches('\n').to_owned();
+            lines.push(line.clone());
+            // The second one ends the last command.
+            if line.starts_with(last) {
+                break;
+            }
+        }
+        lines
+    }
+
+    fn terminate(&mut self) {
+        let ended = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
+        assert!(ended.success());
+    }
+
+    fn rest(&mut self) -> (String, String) {
+        let (mut out, mut err) = (String::new(), String::new());
+        self.1.read_to_string(&mut out).unwrap();
+        self.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        assert!(self.0.wait().unwrap().success(), "{err}");
+        (out, err)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,1 +1,197 @@
-//! x
+//! Configurations that must not be accepted, and what an operator is told of them.
+
+use portcullis::{base::files::Files, config};
+
+use crate::house;
+
+/// The README's minimal configuration.
+pub(crate) const MINIMAL: &str = "\
+listen: 127.0.0.1:8080
+upstream: { url: http://127.0.0.1:9000 }
+issuers:
+  - cognito_access:
+      issuer: https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents
+      client_ids: [1example23456789]
+      scope_prefix: orders/
+routes:
+  - methods: [GET]
+    path: /users/{userId}/data
+    action: readOnly
+    resource: UserData::\"{path.userId}\"
+    attributes:
+      owner: User::\"{path.userId}\"
+";
+
+fn problems_of(text: &str) -> String {
+    let policies = ["policies/schema.cedarschema", "policies/users.cedar"].map(|name| (name, house::repository(name)));
+    let files = Files::memory(policies.iter().map(|(name, text)| (*name, text.as_str())));
+    let compiled = config::parse("config.yaml".into(), text.into(), files).and_then(|loaded| loaded.compile());
+    compiled.map(|_| String::new()).unwrap_or_else(|problems| problems.to_string())
+}
+
+/// The minimal configuration with `from` made `to`: what is shown must hold each of `shown`.
+fn with(from: &str, to: &str, shown: &[&str]) {
+    assert!(MINIMAL.contains(from), "{from}");
+    let problems = problems_of(&MINIMAL.replace(from, to));
+    for part in shown {
+        assert!(problems.contains(part), "{from} -> {to}: `{part}` is not in\n{problems}");
+    }
+}
+
+#[test]
+fn the_minimal_configuration_is_enough() {
+    assert_eq!(problems_of(MINIMAL), "");
+}
+
+#[test]
+fn unknown_keys_and_wrong_types_are_shown_where_they_stand() {
+    with("routes:", "rotues:", &["unknown field `rotues`", "config.yaml:8:1", "rotues:"]);
+    with("client_ids:", "client_id:", &["unknown field `client_id`", "config.yaml:6:7"]);
+    with(
+        "cognito_access:",
+        "cognito:",
+        &["unknown variant `cognito`", "cognito_access, oidc_generic", "config.yaml:4:"],
+    );
+    with("[1example23456789]", "{}", &["config.yaml:6:"]);
+    with("127.0.0.1:8080", "localhost", &["config.yaml:1:9"]);
+    with("listen: 127.0.0.1:8080\n", "", &["missing field `listen`"]);
+    with("upstream: { url: http://127.0.0.1:9000 }\n", "upstream: {}\n", &["missing field `url`", "config.yaml:2:"]);
+    with(
+        "listen: 127.0.0.1:8080\n",
+        "listen: 127.0.0.1:8080\nlisten: 127.0.0.1:8081\n",
+        &["duplicate", "config.yaml:2:"],
+    );
+    with(
+        "action: readOnly",
+        "action: readOnly\n    delegation: sometimes",
+        &["unknown variant `sometimes`", "config.yaml:12:"],
+    );
+}
+
+#[test]
+fn an_issuer_without_audience_check_is_refused() {
+    let nothing = "nothing says which tokens of this issuer are meant for this service";
+    with("      client_ids: [1example23456789]\n", "", &[nothing, "config.yaml:5:15", "give both `client_ids`"]);
+    with("      scope_prefix: orders/\n", "", &[nothing, "config.yaml:5:15"]);
+    with("[1example23456789]", "[]", &[nothing]);
+    with("orders/", "\"\"", &[nothing]);
+    with("cognito_access", "oidc_generic", &[nothing, "give `audiences`"]);
+    with("scope_prefix: orders/", "audiences: [api]", &["Cognito access tokens carry no `aud`", "config.yaml:7:"]);
+    with("cognito_access:", "oidc_generic:\n      audiences: [\"\"]", &[nothing]);
+}
+
+#[test]
+fn keys_come_from_one_trustworthy_place() {
+    let issuer = "issuer: https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents";
+    let and = |line: &str| format!("{issuer}\n      {line}");
+    with(
+        issuer,
+        &and("jwks_uri: http://issuer.example/keys"),
+        &["keys cannot be fetched from", "http is for loopback"],
+    );
+    with(issuer, &and("jwks_uri: nowhere"), &["keys cannot be fetched from `nowhere`", "config.yaml:6:17"]);
+    with(issuer, &and("jwks_file: nowhere.json"), &["cannot read `nowhere.json`", "config.yaml:6:18"]);
+    with(issuer, &and("jwks_file: policies/users.cedar"), &["no key set"]);
+    with(issuer, &and("jwks_uri: https://a.example\n      jwks_file: b"), &["both `jwks_uri` and `jwks_file`"]);
+    with(issuer, "issuer: http://issuer.example", &["is not an issuer"]);
+    with(issuer, "issuer: https://issuer.example/?a=b", &["is not an issuer"]);
+    with(issuer, &and("algorithms: []"), &["no algorithm is allowed"]);
+    with(issuer, &and("algorithms: [HS256]"), &["unknown variant `HS256`"]);
+    with(issuer, &and("algorithms: [none]"), &["unknown variant `none`"]);
+    with(issuer, &and("leeway_s: 3600"), &["`leeway_s` is out of range", "choose from 0 to 300"]);
+    with(issuer, &and("cooldown_s: 0"), &["`cooldown_s` is out of range"]);
+    with(issuer, &and("agent_id_prefix: a|b"), &["not a prefix"]);
+}
+
+#[test]
+fn several_issuers_need_names_that_cannot_be_mixed_up() {
+    let second = "  - oidc_generic: { issuer: 'https://b.example', audiences: [api], agent_id_prefix: b, user_id_prefix: people }\n";
+    let two = |prefix: &str| format!("{prefix}{second}routes:");
+    with("routes:", &two(""), &["one id could name two people", "config.yaml:5:15"]);
+    with(
+        "routes:",
+        &two("      agent_id_prefix: b\n      user_id_prefix: people\n"),
+        &["one id could name two people"],
+    );
+    let good = MINIMAL.replace("routes:", &two("      agent_id_prefix: a\n      user_id_prefix: people\n"));
+    assert_eq!(problems_of(&good), "");
+    with(
+        "routes:",
+        &format!(
+            "{}routes:",
+            second.replace("https://b.example", "https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents")
+        ),
+        &["stands twice"],
+    );
+    let none = MINIMAL.split("issuers:").next().unwrap().to_owned() + "issuers: []\nroutes: []\n";
+    let shown = problems_of(&none);
+    assert!(shown.contains("no issuer") && shown.contains("no route"), "{shown}");
+}
+
+#[test]
+fn routes_fit_the_schema() {
+    with("/users/{userId}/data", "users/{userId}", &["not a path that a request can have", "config.yaml:10:11"]);
+    with("/users/{userId}/data", "/users/{*rest}", &["neither literal nor one parameter", "has no parameter `userId`"]);
+    with("UserData::\"{path.userId}\"", "UserData", &["not of the form `Type::\"id\"`", "config.yaml:12:15"]);
+    with(
+        "UserData::\"{path.userId}\"",
+        "Userdata::\"{path.userId}\"",
+        &["does not apply `readOnly` to resources of type `Userdata`"],
+    );
+    with("    attributes:\n      owner: User::\"{path.userId}\"\n", "", &["requires attribute `owner`"]);
+    with("owner: User", "ownr: User", &["no attribute `ownr`", "requires attribute `owner`"]);
+    with("owner: User::\"{path.userId}\"", "owner: Agent::\"{path.userId}\"", &["`owner` is of type `User`"]);
+    with("owner: User::\"{path.userId}\"", "owner: \"{path.userId}\"", &["not of the form"]);
+    with("methods: [GET]", "methods: []", &["a route without methods"]);
+    with("methods: [GET]", "methods: [GET, GET]", &["stands twice"]);
+    let twin = "  - { methods: [POST, GET], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"x\"', attributes: { owner: 'User::\"x\"' } }\n";
+    let shown = problems_of(&format!("{MINIMAL}{twin}"));
+    assert!(shown.contains("already matches these paths"), "{shown}");
+    with("routes:", "entities: { agent: Robot }\nroutes:", &["no entity type `Robot`", "config.yaml:8:20"]);
+}
+
+#[test]
+fn other_settings_are_held_to_their_ranges() {
+    for (line, shown) in [
+        ("identity: { user_header: Authorization }", "cannot carry an identity"),
+        ("identity: { user_header: 'x y' }", "cannot carry an identity"),
+        ("identity: { user_header: x-a, agent_header: X-A }", "two identity headers have one name"),
+        ("limits: { head_bytes_max: 1 }", "`head_bytes_max` is out of range"),
+        ("limits: { connections_max: 0 }", "`connections_max` is out of range"),
+        ("policies: nowhere", "cannot read"),
+    ] {
+        with("routes:", &format!("{line}\nroutes:"), &[shown]);
+    }
+    with(
+        "http://127.0.0.1:9000",
+        "http://127.0.0.1:9000/path",
+        &["is not the address of an upstream", "config.yaml:2:18"],
+    );
+    with(
+        "{ url: http://127.0.0.1:9000 }",
+        "{ url: http://127.0.0.1:9000, read_timeout_ms: 0 }",
+        &["`read_timeout_ms` is out of range"],
+    );
+}
+
+#[test]
+fn hostile_yaml_is_an_error_and_soon() {
+    let started = std::time::Instant::now();
+    let bomb = (1..40).fold("a0: &a0 [x, x]\n".to_owned(), |text, n| {
+        format!("{text}a{n}: &a{n} [*a{0}, *a{0}, *a{0}, *a{0}]\n", n - 1)
+    });
+    let deep = "[".repeat(100_000);
+    for text in
+        ["", "---", "[]", "a: b: c", "\t", "\u{0}", "!!binary x", "&a *a", bomb.as_str(), deep.as_str(), "{{", "- - -"]
+    {
+        assert_ne!(problems_of(text), "", "{}", &text[..text.len().min(20)]);
+    }
+    assert!(started.elapsed().as_secs() < 20);
+}
+
+#[test]
+fn broken_yaml_is_shown_where_it_breaks() {
+    with("[1example23456789]", "{ a: b: c", &["config.yaml:6:", "client_ids"]);
+    with("scope_prefix: orders/", "scope_prefix: \"orders/", &["config.yaml:"]);
+    with("routes:", "\troutes:", &["found a tab", "config.yaml:7:"]);
+}

@@ -1,1 +1,137 @@
-//! x
+//! The documentation says what the code does.
+
+use std::collections::BTreeSet;
+
+use portcullis::{audit::Record, base::files::Files, config};
+use serde_json::Value;
+
+use crate::{config::MINIMAL, house};
+
+/// The text of the fenced blocks of `language` in `page`.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let opening = format!("```{language}\n");
+    let bodies = page.split(opening.as_str()).skip(1);
+    bodies.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// The first cell in backquotes of every table row.
+fn first_cells(page: &str, cell: usize) -> BTreeSet<String> {
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let cells = rows.filter_map(|row| row.split(" | ").nth(cell));
+    cells.filter_map(|cell| cell.trim_start_matches("| ").split('`').nth(1).map(str::to_owned)).collect()
+}
+
+#[test]
+fn the_readmes_configuration_is_the_one_that_is_tested() {
+    let readme = house::repository("README.md");
+    assert_eq!(blocks(&readme, "yaml")[0], MINIMAL);
+    let policies = house::repository("policies/users.cedar");
+    assert!(policies.contains(&blocks(&readme, "cedar")[0]), "the README's policy is not in policies/users.cedar");
+}
+
+#[test]
+fn the_readmes_two_commands_are_in_the_makefile() {
+    let (readme, makefile) = (house::repository("README.md"), house::repository("Makefile"));
+    for command in blocks(&readme, "sh") {
+        let target = command.trim().strip_prefix("make ").unwrap().to_owned();
+        assert!(makefile.contains(&format!("\n{target}:")), "{target}");
+    }
+}
+
+#[test]
+fn what_is_commented_out_in_the_example_stands_at_its_default() {
+    let text = house::repository("config.yaml");
+    let uncommented: String = text
+        .lines()
+        .map(|line| {
+            let (indent, rest) = line.split_at(line.len() - line.trim_start().len());
+            let setting = rest.strip_prefix("# ").filter(|rest| {
+                let word = rest.trim_start().split(':').next().unwrap_or_default();
+                rest.contains(':') && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+            });
+            setting.map_or_else(|| format!("{line}\n"), |setting| format!("{indent}{setting}\n"))
+        })
+        .collect();
+    let names = ["policies/schema.cedarschema", "policies/users.cedar"].map(|name| (name, house::repository(name)));
+    let compile = |text: &str| {
+        let files = Files::memory(names.iter().map(|(name, text)| (*name, text.as_str())));
+        let loaded = config::parse("config.yaml".into(), text.into(), files).unwrap_or_else(|error| panic!("{error}"));
+        loaded.compile().unwrap_or_else(|error| panic!("{error}"))
+    };
+    assert!(uncommented.matches('#').count() < text.matches('#').count() - 20, "nothing was uncommented");
+    let (shown, default) = (compile(&uncommented), compile(&text));
+    assert_eq!(format!("{:?}", shown.servers), format!("{:?}", default.servers));
+    assert_eq!(format!("{:?}", shown.blueprint.limits), format!("{:?}", default.blueprint.limits));
+    assert_eq!(format!("{:?}", shown.blueprint.identity), format!("{:?}", default.blueprint.identity));
+    // The two id prefixes are the only ones with no default to show.
+    let issuer = format!("{:?}", shown.blueprint.issuers)
+        .replace("Some(\"us-east-1_agents\")", "None")
+        .replace("Some(\"us-east-1_users\")", "None");
+    assert_eq!(issuer, format!("{:?}", default.blueprint.issuers));
+    assert_eq!(format!("{:?}", shown.blueprint.routes), format!("{:?}", default.blueprint.routes));
+}
+
+#[test]
+fn every_setting_is_described() {
+    let described = first_cells(&house::repository("docs/configuration.md"), 0);
+    let settings = |file: &str| -> BTreeSet<String> {
+        let text = house::repository(file);
+        let structs =
+            text.split("#[serde(deny_unknown_fields").skip(1).map(|rest| rest.split("\n}").next().unwrap().to_owned());
+        let fields = structs.flat_map(|body| {
+            let names = body.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": "));
+            names.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+        });
+        fields.collect()
+    };
+    let files = [
+        "src/config/mod.rs",
+        "src/token/issuer.rs",
+        "src/entities/mod.rs",
+        "src/entities/plan.rs",
+        "src/forward/identity.rs",
+        "src/forward/upstream.rs",
+    ];
+    let exist: BTreeSet<String> = files.iter().flat_map(|file| settings(file)).collect();
+    assert!(exist.len() > 40, "{exist:?}");
+    assert_eq!(exist, described.into_iter().filter(|name| !name.contains(['<', ' '])).collect());
+}
+
+#[test]
+fn every_code_is_described_with_its_status() {
+    let page = house::repository("docs/errors.md");
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| status"));
+    let described: BTreeSet<(String, String)> = rows
+        .map(|row| {
+            let cells: Vec<_> = row.trim_start_matches("| ").split(" | ").collect();
+            (cells[0].to_owned(), cells[1].trim_matches('`').to_owned())
+        })
+        .collect();
+    let exist: BTreeSet<(String, String)> = portcullis::refusal::Refusal::every()
+        .iter()
+        .map(|it| (it.status().as_u16().to_string(), it.code().to_owned()))
+        .collect();
+    assert_eq!(described, exist);
+}
+
+#[test]
+fn every_field_of_a_record_is_described() {
+    let full = Record {
+        peer: Some(String::new()),
+        route: Some("".into()),
+        issuer: Some("".into()),
+        agent: Some("".into()),
+        user: Some("".into()),
+        app: Some("".into()),
+        action: Some("".into()),
+        resource: Some(String::new()),
+        missing: Some(String::new()),
+        ..Record::default()
+    };
+    let full: Value = serde_json::to_value(full).unwrap();
+    let exist: BTreeSet<_> = full.as_object().unwrap().keys().cloned().collect();
+    let page = house::repository("docs/decision-record.md");
+    assert_eq!(first_cells(&page, 0), exist);
+    let example: Value = serde_json::from_str(blocks(&page, "json")[0].trim()).unwrap();
+    assert!(example.as_object().unwrap().keys().all(|name| exist.contains(name)));
+}

@@ -90,7 +90,7 @@ pub(crate) fn repository(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-pub(crate) fn spanned<T>(value: T) -> Spanned<T> {
+pub(crate) const fn spanned<T>(value: T) -> Spanned<T> {
     Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
 }
 
@@ -113,6 +113,10 @@ impl House {
     /// A gate of `config`, by default the repository's own, with `policies` in place of the repository's where given;
     /// issuers' keys come from this test's key sets.
     pub(crate) async fn build(config: Option<&str>, policies: &[(String, String)], now: u64) -> Self {
+        Self::of(Self::load(config, policies), now).await
+    }
+
+    fn load(config: Option<&str>, policies: &[(String, String)]) -> Loaded {
         let text = config.map_or_else(|| repository("config.yaml"), str::to_owned);
         let mut files: Vec<(String, String)> = key_sets().map(|(name, text)| (name.into(), text)).into();
         for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
@@ -126,13 +130,23 @@ impl House {
             settings.jwks_uri = None;
             settings.jwks_file = Some(spanned(format!("keys-{index}.json").into()));
         }
-        Self::of(loaded, now).await
+        loaded
+    }
+
+    /// A gate of `config` in front of `upstream`.
+    pub(crate) async fn build_for(config: &str, upstream: &str) -> Self {
+        Self::at_work(Self::load(Some(config), &[]), house_service().await, upstream.to_owned(), NOW).await
     }
 
     /// A gate of `loaded` with addresses of its own, in front of a service of its own.
-    pub(crate) async fn of(mut loaded: Loaded, now: u64) -> Self {
-        let service = Service::start(loopback().await).unwrap();
-        loaded.config.upstream.url = spanned(format!("http://{}", service.address()));
+    pub(crate) async fn of(loaded: Loaded, now: u64) -> Self {
+        let service = house_service().await;
+        let upstream = format!("http://{}", service.address());
+        Self::at_work(loaded, service, upstream, now).await
+    }
+
+    async fn at_work(mut loaded: Loaded, service: Service, upstream: String, now: u64) -> Self {
+        loaded.config.upstream.url = spanned(upstream);
         loaded.config.listen = anywhere();
         loaded.config.admin = Some(anywhere());
         let (sender, records) = unbounded_channel();
@@ -150,4 +164,8 @@ impl House {
     pub(crate) async fn record(&mut self) -> Option<Record> {
         timeout(Duration::from_millis(300), self.records.recv()).await.ok().flatten()
     }
+}
+
+async fn house_service() -> Service {
+    Service::start(loopback().await).unwrap()
 }

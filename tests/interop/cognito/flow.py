@@ -104,7 +104,8 @@ def request(port, method, path, headers=(), body=None):
     """One request on a connection of its own: (status, headers, body)."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
     try:
-        connection.putrequest(method, path, skip_accept_encoding=True)
+        connection.putrequest(method, path, skip_accept_encoding=True,
+                              skip_host=any(name == "Host" for name, _ in headers))
         for name, value in headers:
             connection.putheader(name, value)
         if body is not None:

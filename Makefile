@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO := cargo
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/portcullis
+
+# Programs that the build and the tests need, and the Debian packages they come in.
+BUILD_NEEDS := cmake:cmake cc:gcc
+TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv
+
+.PHONY: demo test build bench lint unit interop audit needs-build needs-test
+
+demo: build
+	$(RELEASE) demo --config config.yaml
+
+build: needs-build
+	$(CARGO) build --release --locked
+
+# In this order, so that what is quick fails first.
+test: needs-build needs-test lint unit audit interop
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) check --locked --lib --no-default-features
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+
+unit:
+	PORTCULLIS_TEST_SKIPS_NOTHING=1 $(CARGO) test --locked --lib --test it --test tidy
+	$(CARGO) test --locked --bench decision
+
+# Licences, sources and duplicates always; advisories where their database can be fetched.
+audit:
+	bash .ci/audit
+
+# A real issuer that nobody here wrote, in front of the release binary.
+interop: build
+	$(RELEASE) demo --once --config config.yaml
+	bash tests/interop/cognito/run.sh $(RELEASE)
+
+bench: needs-build
+	$(CARGO) bench --locked
+
+needs-build:
+	@bash .ci/needs $(BUILD_NEEDS)
+
+needs-test:
+	@bash .ci/needs $(TEST_NEEDS)

@@ -1,0 +1,170 @@
+//! What a request costs inside the house: verifying a token the first and every further time, and the whole walk.
+//! `make bench`; figures are per call on one thread.
+
+use std::sync::Arc;
+
+use divan::{Bencher, black_box};
+use http::{HeaderMap, HeaderValue, Method, header};
+use portcullis::{
+    audit::{Record, Sink},
+    base::{clock::SystemClock, files::Files},
+    config,
+    demo::keys::SigningKey,
+    metrics::Metrics,
+    pipeline::Gate,
+    request::{Head, Inbound, Limits, path::Target},
+    server::fetch::HttpFetch,
+    token::{Issuers, RawToken, issuer::Rules, keys::Sources},
+};
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+fn main() {
+    divan::main();
+}
+
+const ISSUER: &str = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agents";
+
+/// A gate of the repository's own configuration that knows two keys, and what it takes to ask it.
+struct Bench {
+    runtime: Runtime,
+    gate: Gate,
+    issuers: Issuers,
+    keys: [SigningKey; 2],
+}
+
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn write(&self, record: &Record) {
+        let _ = black_box(serde_json::to_vec(record));
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let _inside = runtime.enter();
+        let keys = [SigningKey::rs256("rsa"), SigningKey::es256("ec")].map(|key| key.expect("randomness"));
+        let jwks = json!({ "keys": keys.each_ref().map(SigningKey::jwk) }).to_string();
+        let text = include_str!("../config.yaml")
+            .replace("jwks_uri: http://127.0.0.1:9100/us-east-1_agents/.well-known/jwks.json", "jwks_file: keys.json")
+            .replace("# algorithms: [RS256]", "algorithms: [RS256, ES256]");
+        let files = Files::memory([
+            ("keys.json", jwks.as_str()),
+            ("policies/schema.cedarschema", include_str!("../policies/schema.cedarschema")),
+            ("policies/users.cedar", include_str!("../policies/users.cedar")),
+        ]);
+        let loaded = config::parse("config.yaml".into(), text, files.clone()).expect("the example");
+        let compiled = loaded.compile().expect("the example");
+        let sources = Sources { fetch: Arc::new(HttpFetch::new().expect("TLS")), files: files.clone() };
+        let rules = Rules::compile(&loaded.config.issuers.value[0], &files).expect("the example");
+        let issuers = Issuers::start(vec![rules], &sources);
+        let snapshot = Arc::new(compiled.blueprint.start(&sources));
+        runtime.block_on(async {
+            issuers.first_attempts().await;
+            snapshot.issuers().first_attempts().await;
+        });
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let gate = Gate::new(snapshot, Arc::new(SystemClock), Arc::new(Nowhere), metrics);
+        drop(_inside);
+        Self { runtime, gate, issuers, keys }
+    }
+
+    /// The scenario's token; `serial` makes each one another.
+    fn token(&self, key: usize, serial: u64) -> String {
+        let claims = json!({
+            "sub": "1example23456789", "iss": ISSUER, "version": 2, "client_id": "1example23456789",
+            "onBehalfOf": { "sub": "user-1", "username": "my-example-username", "groups": ["readaccess"] },
+            "callerApp": "ExampleChatApplication", "token_use": "access", "scope": "crossDomainService/read userData/read",
+            "auth_time": 1_795_000_000, "iat": 1_600_000_000, "exp": 4_000_000_000_u64,
+            "jti": format!("aaaaaaaa-bbbb-cccc-dddd-{serial:012}"),
+        });
+        self.keys[key].sign(&claims).expect("randomness")
+    }
+
+    fn walk(&self, headers: &HeaderMap, target: &[u8]) -> bool {
+        let head = Head { method: &Method::GET, target, headers, wire: None, peer: None };
+        self.runtime.block_on(async { self.gate.receive().admit(&head).await.is_ok() })
+    }
+}
+
+fn bearer(token: &str) -> HeaderMap {
+    let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("a token");
+    HeaderMap::from_iter([(header::AUTHORIZATION, value)])
+}
+
+/// Tokens each used once: signature, claims, nothing remembered. The first argument is the key.
+#[divan::bench(args = [0, 1])]
+fn verify_cold(bencher: Bencher<'_, '_>, key: usize) {
+    let bench = Bench::new();
+    let token = bench.token(key, 0);
+    bencher.bench(|| {
+        let token = RawToken::parse(token.as_bytes()).expect("a token");
+        let now = portcullis::base::clock::Timestamp::from_seconds(1_795_000_000);
+        assert!(bench.runtime.block_on(bench.issuers.verify(black_box(token), now)).is_ok());
+    });
+}
+
+/// The bare signature check, for comparison.
+#[divan::bench(args = [0, 1])]
+fn signature_alone(bencher: Bencher<'_, '_>, key: usize) {
+    use jsonwebtoken::{Algorithm, DecodingKey, jwk::Jwk};
+    let bench = Bench::new();
+    let token = bench.token(key, 0);
+    let (signed, signature) = token.rsplit_once('.').expect("a token");
+    let jwk: Jwk = serde_json::from_value(bench.keys[key].jwk()).expect("a key");
+    let public = DecodingKey::from_jwk(&jwk).expect("a key");
+    let algorithm = [Algorithm::RS256, Algorithm::ES256][key];
+    bencher.bench(|| {
+        let verified = jsonwebtoken::crypto::verify(black_box(signature), signed.as_bytes(), &public, algorithm);
+        assert!(verified.expect("a signature"));
+    });
+}
+
+/// The whole walk, record included, with a token that is known.
+#[divan::bench]
+fn walk_hot_allowed(bencher: Bencher<'_, '_>) {
+    let bench = Bench::new();
+    let headers = bearer(&bench.token(0, 0));
+    bencher.bench(|| assert!(bench.walk(&headers, b"/users/user-1/data")));
+}
+
+/// The same, denied by policy.
+#[divan::bench]
+fn walk_hot_denied(bencher: Bencher<'_, '_>) {
+    let bench = Bench::new();
+    let headers = bearer(&bench.token(0, 0));
+    bencher.bench(|| assert!(!bench.walk(&headers, b"/users/user-2/data")));
+}
+
+/// The whole walk with a token never seen before.
+#[divan::bench(args = [0, 1], sample_count = 20, sample_size = 10)]
+fn walk_cold_allowed(bencher: Bencher<'_, '_>, key: usize) {
+    let bench = Bench::new();
+    let serial = std::sync::atomic::AtomicU64::new(0);
+    let next = || bearer(&bench.token(key, serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
+    bencher.with_inputs(next).bench_values(|headers| assert!(bench.walk(&headers, b"/users/user-1/data")));
+}
+
+/// The digest by which a token is known again.
+#[divan::bench]
+fn fingerprint(bencher: Bencher<'_, '_>) {
+    let token = Bench::new().token(0, 0);
+    let token = RawToken::parse(token.as_bytes()).expect("a token");
+    bencher.bench(|| black_box(token).fingerprint());
+}
+
+/// Reading a target in its one way.
+#[divan::bench]
+fn read_target() -> bool {
+    Target::parse(black_box(b"/users/user-identity-4e4c-example-7cede8e609a2/data?a=b")).is_some()
+}
+
+/// Reading a head in its one way.
+#[divan::bench]
+fn read_head(bencher: Bencher<'_, '_>) {
+    let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("gate.example"))]);
+    let head = Head { method: &Method::GET, target: b"/users/user-1/data", headers: &headers, wire: None, peer: None };
+    bencher.bench(|| Inbound::parse(black_box(&head), &Limits::default()).is_ok());
+}
