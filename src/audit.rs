@@ -5,7 +5,6 @@ use std::{
     io::Write,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
@@ -67,10 +66,17 @@ pub struct Record {
     pub duration_us: u64,
 }
 
+impl Record {
+    /// Whether there was a decision before the visit ended.
+    pub fn was_decided(&self) -> bool {
+        self.decision != "abandoned"
+    }
+}
+
 /// Where records go.
 pub trait Sink: Send + Sync + 'static {
-    /// Takes one record; must not block for long.
-    fn write(&self, record: &Record);
+    /// Takes one record and says whether it did; must not block.
+    fn write(&self, record: &Record) -> bool;
 }
 
 /// How many records may wait for the writer.
@@ -81,12 +87,11 @@ const QUEUE_RECORDS_MAX: usize = 16 * 1024;
 pub struct Lines {
     queue: Mutex<Option<SyncSender<Vec<u8>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    dropped: AtomicU64,
 }
 
 impl std::fmt::Debug for Lines {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lines").field("dropped", &self.dropped()).finish_non_exhaustive()
+        f.write_str("Lines")
     }
 }
 
@@ -98,12 +103,7 @@ impl Lines {
     pub fn new(out: impl Write + Send + 'static) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE_RECORDS_MAX);
         let writer = std::thread::Builder::new().name("records".into()).spawn(move || drain(&receiver, out))?;
-        Ok(Self { queue: Mutex::new(Some(sender)), writer: Mutex::new(Some(writer)), dropped: AtomicU64::new(0) })
-    }
-
-    /// How many records were dropped because the queue was full.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        Ok(Self { queue: Mutex::new(Some(sender)), writer: Mutex::new(Some(writer)) })
     }
 
     /// Writes out what waits. Records that come later are dropped.
@@ -116,13 +116,11 @@ impl Lines {
 }
 
 impl Sink for Lines {
-    fn write(&self, record: &Record) {
-        let Ok(mut line) = serde_json::to_vec(record) else { return };
+    fn write(&self, record: &Record) -> bool {
+        let Ok(mut line) = serde_json::to_vec(record) else { return false };
         line.push(b'\n');
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.as_ref().is_none_or(|queue| queue.try_send(line).is_err()) {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        queue.as_ref().is_some_and(|queue| queue.try_send(line).is_ok())
     }
 }
 
@@ -160,7 +158,7 @@ mod tests {
         let lines = Lines::new(out.clone()).unwrap();
         let hostile = "\u{1b}[2J\n{\"decision\":\"allow\"}".to_owned();
         for _ in 0..3 {
-            lines.write(&Record { agent: Some(hostile.as_str().into()), ..Record::default() });
+            assert!(lines.write(&Record { agent: Some(hostile.as_str().into()), ..Record::default() }));
         }
         lines.close();
         let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
@@ -170,7 +168,6 @@ mod tests {
             assert_eq!(record["agent"], hostile.as_str());
             assert!(!line.contains('\u{1b}'));
         }
-        lines.write(&Record::default());
-        assert_eq!(lines.dropped(), 1);
+        assert!(!lines.write(&Record::default()), "nobody writes any more");
     }
 }

@@ -10,6 +10,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::Level;
+use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     app::{App, StartError},
@@ -62,9 +64,11 @@ impl Cli {
 }
 
 fn with_logs(run: impl FnOnce() -> ExitCode) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,pingora_proxy=off,pingora_core=error"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // What libraries log below warnings may hold header fields, and so tokens: no setting lets it through.
+    let ours = filter_fn(|event| event.target().starts_with("portcullis") || *event.level() <= Level::WARN);
+    let lines = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines.with_filter(chosen).with_filter(ours)).init();
     run()
 }
 

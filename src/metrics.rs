@@ -1,7 +1,13 @@
 //! Metrics, in a registry of their own. Labels come from closed sets: routes of the configuration and codes of
 //! [`crate::refusal`]; nothing a client sends becomes a label.
 
-use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+use crate::audit::Record;
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 14] =
@@ -17,6 +23,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     decisions: HistogramVec,
     connections: IntGauge,
+    records_dropped: IntCounter,
 }
 
 impl Metrics {
@@ -35,6 +42,8 @@ impl Metrics {
             &["route"],
         )?;
         let connections = IntGauge::new("portcullis_connections", "Open downstream connections.")?;
+        let records_dropped =
+            IntCounter::new("portcullis_records_dropped_total", "Decision records that could not be queued.")?;
         let build = IntGauge::with_opts(
             Opts::new("portcullis_build_info", "Always 1; the version is a label.")
                 .const_label("version", env!("CARGO_PKG_VERSION")),
@@ -43,17 +52,26 @@ impl Metrics {
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(decisions.clone()))?;
         registry.register(Box::new(connections.clone()))?;
+        registry.register(Box::new(records_dropped.clone()))?;
         registry.register(Box::new(build))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, requests, decisions, connections })
+        Ok(Self { registry, requests, decisions, connections, records_dropped })
     }
 
-    /// Counts a request that has ended.
-    pub fn request(&self, route: Option<&str>, code: &str, decided_after: std::time::Duration) {
-        let route = route.unwrap_or(NO_ROUTE);
-        self.requests.with_label_values(&[route, code]).inc();
-        self.decisions.with_label_values(&[route]).observe(decided_after.as_secs_f64());
+    /// Counts a visit that has ended.
+    pub fn count(&self, visit: &Record) {
+        let route = visit.route.as_deref().unwrap_or(NO_ROUTE);
+        self.requests.with_label_values(&[route, visit.code]).inc();
+        if visit.was_decided() {
+            let after = Duration::from_micros(visit.decision_us);
+            self.decisions.with_label_values(&[route]).observe(after.as_secs_f64());
+        }
+    }
+
+    /// Counts a decision record that its sink did not take.
+    pub fn record_dropped(&self) {
+        self.records_dropped.inc();
     }
 
     /// Open downstream connections.

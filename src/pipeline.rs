@@ -11,7 +11,7 @@ use ulid::Ulid;
 use crate::{
     audit::{Record, Sink},
     base::clock::{Clock, Timestamp},
-    entities::{MappingError, Subject},
+    entities::{MappingError, Names, Subject},
     forward::Obligations,
     metrics::Metrics,
     policy::PolicyNote,
@@ -130,21 +130,26 @@ impl Visit {
         let subject = match known.filter(|subject| snapshot.issuers.still_holds(subject.token(), now)) {
             Some(subject) => {
                 self.record.token_cached = true;
+                self.note_names(subject.names());
                 subject
             }
             None => {
                 let verified = snapshot.issuers.verify(token, now).await?;
-                let subject = Arc::new(snapshot.mapping.subject(verified)?);
+                let names = Names::of(&verified);
+                self.note_names(&names);
+                let subject = Arc::new(snapshot.mapping.subject(verified, names)?);
                 snapshot.subjects.insert(fingerprint, subject.clone());
                 subject
             }
         };
-        let names = subject.names();
+        Ok(subject)
+    }
+
+    fn note_names(&mut self, names: &Names) {
         self.record.issuer = Some(names.issuer.clone());
         self.record.agent = Some(names.agent.clone());
         self.record.user.clone_from(&names.user);
         self.record.app.clone_from(&names.app);
-        Ok(subject)
     }
 
     /// Notes that an admitted request was refused after all: by the upstream, the client or the network.
@@ -175,11 +180,11 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let elapsed = self.arrived.elapsed();
-        self.record.duration_us = micros(elapsed);
-        let decided = Duration::from_micros(self.record.decision_us);
-        self.gate.metrics.request(self.record.route.as_deref(), self.record.code, decided);
-        self.gate.sink.write(&self.record);
+        self.record.duration_us = micros(self.arrived.elapsed());
+        self.gate.metrics.count(&self.record);
+        if !self.gate.sink.write(&self.record) {
+            self.gate.metrics.record_dropped();
+        }
     }
 }
 

@@ -15,7 +15,7 @@ const WALLS: [(&str, &[&str]); 13] = [
     ("forward", &["base", "token", "policy"]),
     ("refusal", &["entities", "policy", "request", "token"]),
     ("audit", &["base"]),
-    ("metrics", &["base"]),
+    ("metrics", &["audit", "base"]),
     ("snapshot", &["entities", "forward", "policy", "request", "token"]),
     (
         "pipeline",

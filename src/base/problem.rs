@@ -39,6 +39,11 @@ impl Problem {
         Self { place: place_of(value.referenced), ..Self::new(message) }
     }
 
+    /// A problem with a place in `source`.
+    pub fn in_source(message: impl Into<String>, place: Range<usize>, source: &Arc<Source>) -> Self {
+        Self { place: Some(place), source: Some(source.clone()), ..Self::new(message) }
+    }
+
     /// What serde-saphyr says about `source`.
     pub fn from_yaml(error: &serde_saphyr::Error, source: &Arc<Source>) -> Self {
         let place = error.location().map(|location| {

@@ -32,9 +32,8 @@ impl Journal {
 }
 
 impl Sink for Journal {
-    fn write(&self, record: &Record) {
-        // The walk may have ended.
-        let _ = self.0.send(record.clone());
+    fn write(&self, record: &Record) -> bool {
+        self.0.send(record.clone()).is_ok()
     }
 }
 

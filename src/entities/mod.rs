@@ -17,7 +17,7 @@ use self::{
 };
 pub use self::{
     plan::{DelegationRule, RouteConfig, RoutePlan},
-    subject::Subject,
+    subject::{Names, Subject},
 };
 use crate::{
     base::problem::{Problem, Problems},
@@ -123,8 +123,8 @@ impl Mapping {
     ///
     /// # Errors
     /// [`MappingError::ClaimMissing`].
-    pub fn subject(&self, token: VerifiedToken) -> Result<Subject, MappingError> {
-        Subject::new(token, &self.types, self.contexts.len())
+    pub fn subject(&self, token: VerifiedToken, names: Names) -> Result<Subject, MappingError> {
+        Subject::new(token, names, &self.types, self.contexts.len())
     }
 
     /// The question that a request puts.

@@ -38,6 +38,18 @@ pub struct Names {
     pub app: Option<Arc<str>>,
 }
 
+impl Names {
+    /// The names in `token`.
+    pub fn of(token: &VerifiedToken) -> Self {
+        Self {
+            issuer: token.issuer().into(),
+            agent: token.agent_id().into(),
+            user: token.user_id().map(Arc::from),
+            app: token.caller_app().map(|app| app.as_str().into()),
+        }
+    }
+}
+
 impl std::fmt::Debug for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Subject").field(&self.token).finish()
@@ -45,13 +57,12 @@ impl std::fmt::Debug for Subject {
 }
 
 impl Subject {
-    pub(super) fn new(token: VerifiedToken, types: &Types, contexts: usize) -> Result<Self, MappingError> {
-        let names = Names {
-            issuer: token.issuer().into(),
-            agent: token.agent_id().into(),
-            user: token.user_id().map(Arc::from),
-            app: token.caller_app().map(|app| app.as_str().into()),
-        };
+    pub(super) fn new(
+        token: VerifiedToken,
+        names: Names,
+        types: &Types,
+        contexts: usize,
+    ) -> Result<Self, MappingError> {
         let agent = entity(uid(&types.agent, &names.agent), types, token.claims())?;
         let user = match (&names.user, token.delegation()) {
             (Some(id), Some(delegation)) => Some(entity(uid(&types.user, id), types, delegation.attributes())?),

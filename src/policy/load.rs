@@ -10,7 +10,10 @@ use cedar_policy::{
     Authorizer, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator, schema_str_to_json_with_resolved_types,
 };
 
-use super::{Policies, PolicyNote};
+use super::{
+    Policies, PolicyNote,
+    nesting::{NESTING_MAX, too_deep},
+};
 use crate::{
     base::{
         files::Files,
@@ -21,6 +24,9 @@ use crate::{
 
 /// The schema's name inside the policy folder.
 const SCHEMA: &str = "schema.cedarschema";
+
+/// Stack of the thread that loads policies, in bytes: ample for [`NESTING_MAX`].
+const LOAD_STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// A folder of policies: every `*.cedar` in it and `schema.cedarschema`.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +54,16 @@ impl PolicyFiles<'_> {
     /// # Errors
     /// Every [`Problem`] found.
     pub fn load(self) -> Result<Loaded, Problems> {
+        // Cedar's parser and validator recurse as deep as a text nests: that depth has a limit, and room on this stack.
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("policies".into()).stack_size(LOAD_STACK_BYTES);
+            let loading = thread.spawn_scoped(scope, || self.load_here());
+            let loading = loading.map_err(|error| Problem::new(format!("no thread to load policies: {error}")))?;
+            loading.join().unwrap_or_else(|_| Err(Problem::new("loading the policies failed inside Cedar").into()))
+        })
+    }
+
+    fn load_here(self) -> Result<Loaded, Problems> {
         let mut problems = Problems::default();
         let schema = problems.keep(self.schema());
         let mut set = CheckedSet::default();
@@ -84,12 +100,20 @@ impl PolicyFiles<'_> {
         listed.iter().map(|path| self.read(path)).collect::<Result<_, _>>().map_err(Problems::from)
     }
 
+    /// A text of the folder that is safe to hand to Cedar's parser.
     fn read(self, path: &Path) -> Result<Arc<Source>, Problem> {
-        let read = self.files.read(path);
-        read.map(|text| Arc::new(Source { name: path.display().to_string(), text })).map_err(|error| {
+        let text = self.files.read(path).map_err(|error| {
             Problem::new(format!("cannot read `{}`: {error}", path.display()))
                 .fix("a policy folder holds `.cedar` files and their `schema.cedarschema`")
-        })
+        })?;
+        let source = Arc::new(Source { name: path.display().to_string(), text });
+        match too_deep(&source.text, path.ends_with(SCHEMA)) {
+            None => Ok(source),
+            Some(place) => {
+                let message = format!("more than {NESTING_MAX} brackets or conditionals inside each other");
+                Err(Problem::in_source(message, place, &source).fix("write it in several policies"))
+            }
+        }
     }
 }
 
@@ -209,6 +233,27 @@ mod tests {
             let problem = problem(policy);
             assert!(problem.contains(shown), "{policy}\n{problem}");
         }
+    }
+
+    #[test]
+    fn nesting_is_an_error_before_it_ends_the_process_and_what_passes_is_parsed() {
+        let condition = |open: &str, close: &str, times: usize| {
+            format!(
+                "@id(\"a\") permit (principal, action, resource) when {{ {}true{} }};",
+                open.repeat(times),
+                close.repeat(times)
+            )
+        };
+        for (open, close) in [("(", ")"), ("if true then true else ", ""), ("[", "]"), ("{a: ", "}"), ("!(", ")")] {
+            for times in [NESTING_MAX, 100_000] {
+                let shown = problem(&condition(open, close, times));
+                assert!(shown.contains("inside each other"), "{open} {times}: {shown:.200}");
+            }
+            let shown = problem(&condition(open, close, NESTING_MAX - 2));
+            assert!(!shown.contains("inside each other"), "{open}: {shown:.200}");
+        }
+        let schema = format!("{SCHEMA_TEXT} type T = {}String{};", "Set<".repeat(20_000), ">".repeat(20_000));
+        assert!(load(&[("p/schema.cedarschema", &schema), ("p/a.cedar", "")]).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod decide;
 mod load;
+mod nesting;
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -5,15 +5,19 @@ use http::{HeaderMap, header};
 
 use super::RequestError;
 
-/// Checks the raw head `wire`, of which `headers` are the parsed fields.
+/// Checks the raw head `wire`, of which `headers` are the parsed fields and `target` the parsed target.
 ///
 /// # Errors
+/// [`RequestError::AmbiguousPath`] when the target on the wire is not, byte for byte, the one that was parsed.
 /// [`RequestError::FramingConflict`] for a line feed without carriage return, `Content-Length` that is not plain
 /// digits or stands beside `Transfer-Encoding` (RFC 9112 section 6.1), and any transfer coding but `chunked`.
-pub fn check(wire: &[u8], headers: &HeaderMap) -> Result<(), RequestError> {
+pub fn check(wire: &[u8], target: &[u8], headers: &HeaderMap) -> Result<(), RequestError> {
     let coded = has_field(wire, b"transfer-encoding");
     if has_bare_line_feed(wire) || (coded && has_field(wire, b"content-length")) {
         return Err(RequestError::FramingConflict);
+    }
+    if target_on(wire) != Some(target) {
+        return Err(RequestError::AmbiguousPath);
     }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let one_chunked = matches!((codings.next(), codings.next()), (Some(coding), None)
@@ -30,6 +34,15 @@ pub fn check(wire: &[u8], headers: &HeaderMap) -> Result<(), RequestError> {
 
 fn has_bare_line_feed(wire: &[u8]) -> bool {
     std::iter::once(&0).chain(wire).zip(wire).any(|(before, byte)| *byte == b'\n' && *before != b'\r')
+}
+
+/// The second of exactly three words of the request line (RFC 9112 section 3).
+fn target_on(wire: &[u8]) -> Option<&[u8]> {
+    let mut words = wire.split(|&byte| byte == b'\r').next()?.split(|&byte| byte == b' ');
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(_), Some(target), Some(_), None) => Some(target),
+        _ => None,
+    }
 }
 
 fn has_field(wire: &[u8], name: &[u8]) -> bool {
@@ -52,7 +65,7 @@ mod tests {
             headers.append(*name, HeaderValue::from_static(value));
             wire.extend(format!("{name}: {value}\r\n").bytes());
         }
-        check(&wire, &headers)
+        check(&wire, b"/", &headers)
     }
 
     #[test]
@@ -74,8 +87,8 @@ mod tests {
         ] {
             assert_eq!(head(fields), Err(RequestError::FramingConflict), "{fields:?}");
         }
-        assert_eq!(check(b"GET / HTTP/1.1\nhost: a\r\n", &HeaderMap::new()), Err(RequestError::FramingConflict));
-        assert_eq!(check(b"\nGET / HTTP/1.1\r\n", &HeaderMap::new()), Err(RequestError::FramingConflict));
+        assert_eq!(check(b"GET / HTTP/1.1\nhost: a\r\n", b"/", &HeaderMap::new()), Err(RequestError::FramingConflict));
+        assert_eq!(check(b"\nGET / HTTP/1.1\r\n", b"/", &HeaderMap::new()), Err(RequestError::FramingConflict));
     }
 
     #[test]
@@ -83,6 +96,20 @@ mod tests {
         let mut parsed = HeaderMap::new();
         parsed.append("transfer-encoding", HeaderValue::from_static("chunked"));
         let wire = b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n";
-        assert_eq!(check(wire, &parsed), Err(RequestError::FramingConflict));
+        assert_eq!(check(wire, b"/", &parsed), Err(RequestError::FramingConflict));
+    }
+
+    #[test]
+    fn the_target_on_the_wire_is_the_one_that_was_parsed() {
+        let check = |wire: &[u8]| check(wire, b"/a%20b", &HeaderMap::new());
+        assert_eq!(check(b"GET /a%20b HTTP/1.1\r\n\r\n"), Ok(()));
+        for wire in [
+            &b"GET /a b HTTP/1.1\r\n\r\n"[..],
+            b"GET /a%20b#c HTTP/1.1\r\n\r\n",
+            b"GET  /a%20b HTTP/1.1\r\n\r\n",
+            b"GET /a%20b\r\n\r\n",
+        ] {
+            assert_eq!(check(wire), Err(RequestError::AmbiguousPath), "{wire:?}");
+        }
     }
 }

@@ -89,7 +89,7 @@ impl<'a> Inbound<'a> {
             if wire.len() > limits.head_bytes_max {
                 return Err(RequestError::HeadTooLarge);
             }
-            framing::check(wire, head.headers)?;
+            framing::check(wire, head.target, head.headers)?;
         }
         if only(head.headers, &header::HOST)?.is_none() && head.wire.is_some() {
             return Err(RequestError::HostMissing);

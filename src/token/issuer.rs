@@ -122,8 +122,7 @@ impl Rules {
     pub fn compile(config: &IssuerConfig, files: &Files) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let settings = config.settings();
-        let issuer = problems.keep(issuer_url(&settings.issuer));
-        let source = issuer.and_then(|issuer| problems.keep(key_source(settings, &issuer, files)));
+        let source = problems.keep(key_source(settings, files));
         let profile = problems.keep(match config {
             IssuerConfig::CognitoAccess(_) => cognito(settings),
             IssuerConfig::OidcGeneric(_) => generic(settings),
@@ -250,12 +249,16 @@ fn one_of(first: Option<Identifier>, second: Option<Identifier>) -> Result<Optio
 fn issuer_url(issuer: &Spanned<String>) -> Result<Url, Problem> {
     let url = Url::parse(&issuer.value).ok().filter(is_trustworthy);
     url.filter(|url| url.query().is_none() && url.fragment().is_none()).ok_or_else(|| {
-        Problem::at(issuer, format!("`{}` is not an issuer", issuer.value))
-            .fix("write `iss` as it stands in the tokens: an https URL without query or fragment")
+        Problem::at(issuer, format!("nothing can be discovered at issuer `{}`", issuer.value)).fix(
+            "that takes an https URL without query or fragment; else say where its keys are: `jwks_uri` or `jwks_file`",
+        )
     })
 }
 
-fn key_source(settings: &IssuerSettings, issuer: &Url, files: &Files) -> Result<KeySource, Problem> {
+fn key_source(settings: &IssuerSettings, files: &Files) -> Result<KeySource, Problem> {
+    if Identifier::parse(&settings.issuer.value).is_none() {
+        return Err(Problem::at(&settings.issuer, "not an issuer").fix("write `iss` as it stands in the tokens"));
+    }
     match (&settings.jwks_uri, &settings.jwks_file) {
         (Some(uri), Some(_)) => {
             Err(Problem::at(uri, "both `jwks_uri` and `jwks_file` are given").fix("keep one of the two"))
@@ -276,6 +279,7 @@ fn key_source(settings: &IssuerSettings, issuer: &Url, files: &Files) -> Result<
             Ok(KeySource::File(file.value.clone()))
         }
         (None, None) => {
+            let issuer = issuer_url(&settings.issuer)?;
             let metadata = format!("{}/.well-known/openid-configuration", issuer.as_str().trim_end_matches('/'));
             let metadata = Url::parse(&metadata).map_err(|error| Problem::at(&settings.issuer, error.to_string()))?;
             Ok(KeySource::Discovery { issuer: settings.issuer.value.clone(), metadata })

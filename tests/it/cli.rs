@@ -182,7 +182,14 @@ struct Running(Child, BufReader<std::process::ChildStdout>);
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = portcullis().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The most talkative that an operator can choose: even so, no token is written.
+        let mut child = portcullis()
+            .env("RUST_LOG", "trace")
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         Self(child, out)
     }

@@ -93,8 +93,12 @@ fn keys_come_from_one_trustworthy_place() {
     with(issuer, &and("jwks_file: nowhere.json"), &["cannot read `nowhere.json`", "config.yaml:6:18"]);
     with(issuer, &and("jwks_file: policies/users.cedar"), &["no key set"]);
     with(issuer, &and("jwks_uri: https://a.example\n      jwks_file: b"), &["both `jwks_uri` and `jwks_file`"]);
-    with(issuer, "issuer: http://issuer.example", &["is not an issuer"]);
-    with(issuer, "issuer: https://issuer.example/?a=b", &["is not an issuer"]);
+    for odd in ["http://issuer.example", "https://issuer.example/?a=b", "accounts.example"] {
+        with(issuer, &format!("issuer: {odd}"), &["nothing can be discovered", "config.yaml:5:15"]);
+        let named = format!("issuer: {odd}\n      jwks_uri: https://issuer.example/keys");
+        assert_eq!(problems_of(&MINIMAL.replace(issuer, &named)), "");
+    }
+    with(issuer, "issuer: \"\"", &["not an issuer"]);
     with(issuer, &and("algorithms: []"), &["no algorithm is allowed"]);
     with(issuer, &and("algorithms: [HS256]"), &["unknown variant `HS256`"]);
     with(issuer, &and("algorithms: [none]"), &["unknown variant `none`"]);

@@ -42,8 +42,8 @@ impl Clock for Still {
 struct Channel(UnboundedSender<Record>);
 
 impl Sink for Channel {
-    fn write(&self, record: &Record) {
-        let _ = self.0.send(record.clone());
+    fn write(&self, record: &Record) -> bool {
+        self.0.send(record.clone()).is_ok()
     }
 }
 
