@@ -12,6 +12,19 @@ use std::{
 
 use serde::Serialize;
 
+/// How a visit was decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Let through.
+    Allow,
+    /// Refused.
+    Deny,
+    /// The client left before there was a decision.
+    #[default]
+    Abandoned,
+}
+
 /// A decision record: one JSON line.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Record {
@@ -19,8 +32,8 @@ pub struct Record {
     pub time: String,
     /// Names the decision; also told to client and upstream. A ULID.
     pub decision_id: String,
-    /// `allow`, `deny`, or `abandoned` when the client left before there was a decision.
-    pub decision: &'static str,
+    /// How it was decided.
+    pub decision: Outcome,
     /// `allowed`, or the exact reason of the refusal (`docs/errors.md`).
     pub code: &'static str,
     /// The status answered; 0 when nothing was.
@@ -64,13 +77,6 @@ pub struct Record {
     pub decision_us: u64,
     /// From arrival to the end of the answer, in microseconds.
     pub duration_us: u64,
-}
-
-impl Record {
-    /// Whether there was a decision before the visit ended.
-    pub fn was_decided(&self) -> bool {
-        self.decision != "abandoned"
-    }
 }
 
 /// Where records go.

@@ -7,7 +7,7 @@ use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
-use crate::audit::Record;
+use crate::audit::{Outcome, Record};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 14] =
@@ -63,7 +63,7 @@ impl Metrics {
     pub fn count(&self, visit: &Record) {
         let route = visit.route.as_deref().unwrap_or(NO_ROUTE);
         self.requests.with_label_values(&[route, visit.code]).inc();
-        if visit.was_decided() {
+        if visit.decision != Outcome::Abandoned {
             let after = Duration::from_micros(visit.decision_us);
             self.decisions.with_label_values(&[route]).observe(after.as_secs_f64());
         }

@@ -9,7 +9,7 @@ use std::{
 use ulid::Ulid;
 
 use crate::{
-    audit::{Record, Sink},
+    audit::{Outcome, Record, Sink},
     base::clock::{Clock, Timestamp},
     entities::{MappingError, Names, Subject},
     forward::Obligations,
@@ -66,7 +66,6 @@ impl Gate {
         let record = Record {
             time: self.clock.now().rfc3339(),
             decision_id: Ulid::generate().to_string(),
-            decision: "abandoned",
             code: "abandoned",
             ..Record::default()
         };
@@ -92,9 +91,9 @@ impl Visit {
         let outcome = self.walk(head).await;
         self.record.decision_us = micros(self.arrived.elapsed());
         match &outcome {
-            Ok(_) => (self.record.decision, self.record.code) = ("allow", "allowed"),
+            Ok(_) => (self.record.decision, self.record.code) = (Outcome::Allow, "allowed"),
             Err(refusal) => {
-                self.record.decision = "deny";
+                self.record.decision = Outcome::Deny;
                 self.note_refusal(refusal);
             }
         }
@@ -152,9 +151,12 @@ impl Visit {
         self.record.app.clone_from(&names.app);
     }
 
-    /// Notes that an admitted request was refused after all: by the upstream, the client or the network.
-    pub fn refuse(&mut self, refusal: &Refusal) {
-        self.note_refusal(refusal);
+    /// Notes that an admitted request failed after all: at the upstream, the client or the network. What was refused
+    /// before keeps its reason.
+    pub fn fail(&mut self, refusal: &Refusal) {
+        if self.record.decision != Outcome::Deny {
+            self.note_refusal(refusal);
+        }
     }
 
     /// Notes the status that was answered.

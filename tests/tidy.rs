@@ -56,7 +56,7 @@ fn sources() -> Vec<(String, PathBuf, String)> {
         let inside = path.strip_prefix(&source).unwrap();
         let room = inside.components().next().unwrap().as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned();
         let text = fs::read_to_string(&path).unwrap();
-        let production = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+        let production = text.split("\nmod tests {").next().unwrap().to_owned();
         (room, path, production)
     });
     read.collect()

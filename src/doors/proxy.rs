@@ -129,7 +129,7 @@ impl ProxyHttp for ProxyDoor {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Passage) -> FailToProxy {
         let refusal = refusal_of(error);
-        passage.visit.refuse(&refusal);
+        passage.visit.fail(&refusal);
         if refusal == Refusal::Internal {
             tracing::error!(%error, decision_id = passage.visit.decision_id(), "a request failed inside");
         }

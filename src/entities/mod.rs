@@ -167,3 +167,123 @@ fn requirements(plan: &RoutePlan, token: &VerifiedToken) -> Result<(), MappingEr
         _ => Ok(()),
     }
 }
+
+#[cfg(all(test, feature = "doors"))]
+mod tests {
+    use std::{path::PathBuf, sync::Arc};
+
+    use http::Method;
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+    use crate::{
+        base::{clock::Timestamp, files::Files},
+        config,
+        demo::keys::SigningKey,
+        policy::PolicyFiles,
+        request::{path::Target, route::RouteTable},
+        server::fetch::HttpFetch,
+        token::{Issuers, RawToken, issuer::Rules, keys::Sources},
+    };
+
+    const CONFIG: &str = "
+listen: 127.0.0.1:1
+upstream: { url: 'http://127.0.0.1:1' }
+issuers: [oidc_generic: { issuer: 'https://a.example', audiences: [api], jwks_file: keys.json }]
+routes:
+  - { methods: [GET], path: '/{id}', action: read, resource: 'Doc::\"{path.id}\"', delegation: optional,
+      attributes: { owner: 'User::\"{path.id}\"', title: '{path.id}' } }
+";
+    const SCHEMA: &str = "
+        entity User = { a?: String, b?: Long, c?: Set<String> };
+        entity Agent = { a?: String, d?: Bool };
+        entity Doc = { owner: User, title: String };
+        type Token = { scope: Set<String>, a?: String, b?: Long, c?: Set<String>, d?: Bool, e?: ipaddr, f?: datetime,
+                       g?: User, h?: { a: String, b?: Set<Long> } };
+        action read appliesTo { principal: [Agent], resource: [Doc], context: { token: Token, onBehalfOf?: User } };";
+
+    /// Any JSON that a claim may be, with a liking for what fits somewhere or looks like Cedar.
+    fn claim() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[a-z ]{0,6}".prop_map(Value::from),
+            Just(json!("10.0.0.1")),
+            Just(json!("2026-01-01")),
+            Just(json!({ "__entity": { "type": "User", "id": "victim" } })),
+            Just(json!({ "__extn": { "fn": "ip", "arg": "::1" } })),
+        ];
+        leaf.prop_recursive(2, 8, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::hash_map("[a-c]", inner, 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn claims() -> impl Strategy<Value = Map<String, Value>> {
+        prop::collection::hash_map("[a-h]", claim(), 0..6).prop_map(|members| members.into_iter().collect())
+    }
+
+    #[test]
+    fn whatever_a_token_claims_the_question_is_valid_under_the_schema() {
+        let key = SigningKey::es256("k").unwrap();
+        let files = Files::memory([
+            ("keys.json", json!({ "keys": [key.jwk()] }).to_string().as_str()),
+            ("policies/schema.cedarschema", SCHEMA),
+            ("policies/a.cedar", "@id(\"a\") permit (principal, action, resource);"),
+        ]);
+        let loaded = config::parse("config.yaml".into(), CONFIG.into(), files.clone()).unwrap();
+        let types = PolicyFiles::new(&files, &PathBuf::from("policies")).load().unwrap().types;
+        let types = Types::compile(&EntitiesConfig::default(), types).unwrap();
+        let (mapping, plans) = Mapping::compile(types, &loaded.config.routes.value).unwrap();
+        let mut routes = RouteTable::default();
+        for (requests, plan) in plans {
+            routes.insert(&requests.methods, &requests.template, plan).unwrap();
+        }
+        let (schema, _) = cedar_policy::Schema::from_cedarschema_str(SCHEMA).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let inside = runtime.enter();
+        let rules = Rules::compile(&loaded.config.issuers.value[0], &files).unwrap();
+        let issuers = Issuers::start(vec![rules], &Sources { fetch: Arc::new(HttpFetch::new().unwrap()), files });
+        drop(inside);
+        let asked = std::cell::Cell::new(0);
+        let mut runner = proptest::test_runner::TestRunner::default();
+        let checked = runner.run(&(claims(), prop::option::of(claims())), |(claims, user)| {
+            let mut token =
+                json!({ "iss": "https://a.example", "aud": "api", "client_id": "c", "exp": 9, "scope": "x y" });
+            token.as_object_mut().unwrap().extend(claims);
+            if let Some(mut user) = user {
+                user.insert("sub".into(), "u".into());
+                token["onBehalfOf"] = user.into();
+            }
+            let text = key.sign(&token).unwrap();
+            let raw = RawToken::parse(text.as_bytes()).unwrap();
+            // Some claims stand twice or are not numbers that JSON can carry: then there is no token.
+            let Ok(verified) = runtime.block_on(issuers.verify(raw, Timestamp::from_seconds(1))) else { return Ok(()) };
+            let names = Names::of(&verified);
+            let Ok(subject) = mapping.subject(verified, names) else { return Ok(()) };
+            let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap();
+            let Ok(question) = mapping.question(&found, &subject) else { return Ok(()) };
+            let request = &question.request;
+            let valid = Request::new(
+                request.principal().unwrap().clone(),
+                request.action().unwrap().clone(),
+                request.resource().unwrap().clone(),
+                request.context().unwrap().clone(),
+                Some(&schema),
+            );
+            prop_assert!(valid.is_ok(), "{token}: {:?}", valid.err());
+            let entities = Entities::from_entities(question.entities.iter().cloned(), Some(&schema));
+            prop_assert!(entities.is_ok(), "{token}: {:?}", entities.err());
+            asked.set(asked.get() + 1);
+            Ok(())
+        });
+        checked.unwrap();
+        assert!(asked.get() > 20, "only {} questions were put", asked.get());
+    }
+}

@@ -186,4 +186,22 @@ mod tests {
         }
         assert_eq!(Target::parse(b"/a\xff"), None);
     }
+
+    proptest::proptest! {
+        /// What is accepted is kept byte for byte, and a server that normalises it as browsers do, or decodes it once
+        /// more and normalises then, sees the same segments.
+        #[test]
+        fn an_accepted_target_has_one_reading(target in "(/|//|\\PC|[a-c./;%\\\\#? ]|%2[eEfF5]|%5c|%25|\\.\\.|%c0%af|é){0,12}") {
+            if let Some(parsed) = Target::parse(target.as_bytes()) {
+                proptest::prop_assert_eq!(parsed.as_str(), &target);
+                let whatwg = url::Url::parse(&format!("http://h{target}")).unwrap();
+                proptest::prop_assert_eq!(whatwg.path(), parsed.path());
+                for segment in parsed.path().split('/') {
+                    let decoded = decode_segment(segment);
+                    proptest::prop_assert!(!decoded.contains(['/', '\\', '?', '#', ';', '%', '\0']), "{}", decoded);
+                    proptest::prop_assert!(decoded != "." && decoded != "..");
+                }
+            }
+        }
+    }
 }

@@ -135,3 +135,27 @@ fn every_field_of_a_record_is_described() {
     let example: Value = serde_json::from_str(blocks(&page, "json")[0].trim()).unwrap();
     assert!(example.as_object().unwrap().keys().all(|name| exist.contains(name)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_described_and_labels_come_from_closed_sets() {
+    let mut house = crate::house::House::build(None, &[], house::NOW).await;
+    for target in ["/users/user-1/data", "/anything-at-all"] {
+        house.ask(&crate::wire::request("GET", target, &[])).await;
+    }
+    let answer = crate::wire::send(house.app.admin_address(), &crate::wire::request("GET", "/metrics", &[])).await;
+    let text = crate::wire::Answer::parse(&answer).body;
+    let exist: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE portcullis_")?.split(' ').next())
+        .map(|it| format!("portcullis_{it}"))
+        .collect();
+    assert_eq!(first_cells(&house::repository("docs/metrics.md"), 0), exist);
+    let requests: BTreeSet<_> = text.lines().filter(|line| line.starts_with("portcullis_requests_total")).collect();
+    assert_eq!(
+        requests,
+        BTreeSet::from([
+            "portcullis_requests_total{code=\"token_missing\",route=\"GET /users/{userId}/data\"} 1",
+            "portcullis_requests_total{code=\"token_missing\",route=\"none\"} 1",
+        ])
+    );
+}
