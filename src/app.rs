@@ -1,6 +1,14 @@
 //! The composition root: from a configuration to a gate at work, and back to quiet.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::net::TcpListener;
 
@@ -23,6 +31,7 @@ pub const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 pub struct App {
     listener: Listener,
     admin: Http1Server,
+    draining: Arc<AtomicBool>,
 }
 
 /// Why a gate does not start.
@@ -42,9 +51,6 @@ pub enum StartError {
     /// TLS cannot be set up.
     #[error("no TLS: {0}")]
     Tls(String),
-    /// Metrics cannot be registered.
-    #[error("no metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
 }
 
 impl App {
@@ -52,7 +58,12 @@ impl App {
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running.
-    pub async fn start(loaded: &Loaded, clock: Arc<dyn Clock>, sink: Arc<dyn Sink>) -> Result<Self, StartError> {
+    pub async fn start(
+        loaded: &Loaded,
+        clock: Arc<dyn Clock>,
+        sink: Arc<dyn Sink>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
         let compiled = loaded.compile()?;
         for warning in &compiled.warnings.0 {
             tracing::warn!("{}", warning.message());
@@ -63,15 +74,16 @@ impl App {
         let operators = bind(servers.admin).await?;
         let sources = Sources { fetch: Arc::new(fetch), files: loaded.files().clone() };
         let snapshot = Arc::new(compiled.blueprint.start(&sources));
-        let metrics = Arc::new(Metrics::new()?);
         let gate = Gate::new(snapshot.clone(), clock, sink, metrics.clone());
         let door = ProxyDoor::new(gate, Arc::new(Target::new(servers.upstream)), servers.client_timeout);
         let open = metrics.connections().clone();
         let unnamed = |address| move |error| StartError::Listen { address, error };
-        let admin = admin::start(operators, snapshot.clone(), metrics).map_err(unnamed(servers.admin))?;
+        let draining = Arc::new(AtomicBool::new(false));
+        let state = admin::State { snapshot: snapshot.clone(), metrics, draining: draining.clone() };
+        let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
         let listener = Listener::start(data, door, servers.connections_max, open).map_err(unnamed(servers.listen))?;
         snapshot.issuers().first_attempts().await;
-        Ok(Self { listener, admin })
+        Ok(Self { listener, admin, draining })
     }
 
     /// Where agents connect.
@@ -84,8 +96,9 @@ impl App {
         self.admin.address()
     }
 
-    /// Stops taking requests and waits for those under way.
+    /// Stops being ready, stops taking requests, and waits for those under way.
     pub async fn stop(self) {
+        self.draining.store(true, Ordering::Release);
         self.listener.drain(DRAIN_PATIENCE).await;
     }
 }

@@ -10,6 +10,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use prometheus::IntCounter;
 use serde::Serialize;
 
 /// How a visit was decided.
@@ -81,18 +82,19 @@ pub struct Record {
 
 /// Where records go.
 pub trait Sink: Send + Sync + 'static {
-    /// Takes one record and says whether it did; must not block.
-    fn write(&self, record: &Record) -> bool;
+    /// Takes one record; must not block.
+    fn write(&self, record: &Record);
 }
 
 /// How many records may wait for the writer.
 const QUEUE_RECORDS_MAX: usize = 16 * 1024;
 
 /// Records as JSON lines, written by a thread of their own, so that a slow reader never holds up a request. When the
-/// queue is full a record is dropped and counted.
+/// queue is full, or the records cannot be written, they are dropped and counted.
 pub struct Lines {
     queue: Mutex<Option<SyncSender<Vec<u8>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    dropped: IntCounter,
 }
 
 impl std::fmt::Debug for Lines {
@@ -102,14 +104,15 @@ impl std::fmt::Debug for Lines {
 }
 
 impl Lines {
-    /// Writes to `out`.
+    /// Writes to `out`; `dropped` counts the records that are not written.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn new(out: impl Write + Send + 'static) -> std::io::Result<Self> {
+    pub fn new(out: impl Write + Send + 'static, dropped: IntCounter) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE_RECORDS_MAX);
-        let writer = std::thread::Builder::new().name("records".into()).spawn(move || drain(&receiver, out))?;
-        Ok(Self { queue: Mutex::new(Some(sender)), writer: Mutex::new(Some(writer)) })
+        let lost = dropped.clone();
+        let writer = std::thread::Builder::new().name("records".into()).spawn(move || drain(&receiver, out, &lost))?;
+        Ok(Self { queue: Mutex::new(Some(sender)), writer: Mutex::new(Some(writer)), dropped })
     }
 
     /// Writes out what waits. Records that come later are dropped.
@@ -122,20 +125,35 @@ impl Lines {
 }
 
 impl Sink for Lines {
-    fn write(&self, record: &Record) -> bool {
-        let Ok(mut line) = serde_json::to_vec(record) else { return false };
-        line.push(b'\n');
+    fn write(&self, record: &Record) {
+        let line = serde_json::to_vec(record).ok().map(|mut line| {
+            line.push(b'\n');
+            line
+        });
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.as_ref().is_some_and(|queue| queue.try_send(line).is_ok())
+        if line.zip(queue.as_ref()).is_none_or(|(line, queue)| queue.try_send(line).is_err()) {
+            self.dropped.inc();
+        }
     }
 }
 
 /// Writes lines until no sender is left, flushing whenever none waits.
-fn drain(receiver: &Receiver<Vec<u8>>, mut out: impl Write) {
+fn drain(receiver: &Receiver<Vec<u8>>, mut out: impl Write, lost: &IntCounter) {
+    let mut broken = false;
     while let Ok(first) = receiver.recv() {
-        let mut waiting = std::iter::once(first).chain(receiver.try_iter());
-        let written = waiting.try_for_each(|line| out.write_all(&line));
-        if let Err(error) = written.and_then(|()| out.flush()) {
+        for line in std::iter::once(first).chain(receiver.try_iter()) {
+            // After a failure half a line may stand there: the next one begins on its own.
+            let begun = if broken { out.write_all(b"\n") } else { Ok(()) };
+            let written = begun.and_then(|()| out.write_all(&line));
+            if let Err(error) = &written {
+                lost.inc();
+                if !broken {
+                    tracing::error!(%error, "decision records cannot be written");
+                }
+            }
+            broken = written.is_err();
+        }
+        if let Err(error) = out.flush() {
             tracing::error!(%error, "decision records cannot be written");
         }
     }
@@ -161,10 +179,11 @@ mod tests {
     #[test]
     fn a_record_is_one_line_whatever_is_in_it() {
         let out = Shared::default();
-        let lines = Lines::new(out.clone()).unwrap();
+        let dropped = IntCounter::new("dropped", "dropped").unwrap();
+        let lines = Lines::new(out.clone(), dropped.clone()).unwrap();
         let hostile = "\u{1b}[2J\n{\"decision\":\"allow\"}".to_owned();
         for _ in 0..3 {
-            assert!(lines.write(&Record { agent: Some(hostile.as_str().into()), ..Record::default() }));
+            lines.write(&Record { agent: Some(hostile.as_str().into()), ..Record::default() });
         }
         lines.close();
         let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
@@ -174,6 +193,37 @@ mod tests {
             assert_eq!(record["agent"], hostile.as_str());
             assert!(!line.contains('\u{1b}'));
         }
-        assert!(!lines.write(&Record::default()), "nobody writes any more");
+        lines.write(&Record::default());
+        assert_eq!(dropped.get(), 1, "nobody writes any more");
+    }
+
+    /// Takes 10 bytes, then is full, then takes everything.
+    struct Full(Shared, usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.1 += 1;
+            match self.1 {
+                1 => self.0.write(&bytes[..10]),
+                2..=4 => Err(std::io::ErrorKind::StorageFull.into()),
+                _ => self.0.write(bytes),
+            }
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_spoils_no_other_line() {
+        let (out, dropped) = (Shared::default(), IntCounter::new("dropped", "dropped").unwrap());
+        let lines = Lines::new(Full(out.clone(), 0), dropped.clone()).unwrap();
+        for _ in 0..5 {
+            lines.write(&Record::default());
+        }
+        lines.close();
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
+        assert_eq!((whole, dropped.get()), (2, 3), "{text}");
     }
 }

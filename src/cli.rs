@@ -18,11 +18,15 @@ use crate::{
     audit::Lines,
     base::{clock::SystemClock, problem::Problems},
     config, demo,
+    metrics::Metrics,
     server::probe,
 };
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 64;
+
+/// Stack of a worker, in bytes: Cedar's evaluator recurses as deep as the longest expression that is let in.
+pub const WORKER_STACK_BYTES: usize = 8 * 1024 * 1024;
 
 /// An authorizing reverse proxy for agents that act on behalf of users.
 #[derive(Debug, Parser)]
@@ -65,15 +69,20 @@ impl Cli {
 
 fn with_logs(run: impl FnOnce() -> ExitCode) -> ExitCode {
     let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // What libraries log below warnings may hold header fields, and so tokens: no setting lets it through.
-    let ours = filter_fn(|event| event.target().starts_with("portcullis") || *event.level() <= Level::WARN);
+    // What libraries log below warnings may hold header fields, and so tokens: no setting lets it through. What pingora
+    // says of requests, our records say without the query.
+    let ours = filter_fn(|event| {
+        let target = event.target();
+        target.starts_with("portcullis") || (*event.level() <= Level::WARN && !target.starts_with("pingora_proxy"))
+    });
     let lines = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr);
     tracing_subscriber::registry().with(lines.with_filter(chosen).with_filter(ours)).init();
     run()
 }
 
 fn on_runtime(work: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    match builder.thread_stack_size(WORKER_STACK_BYTES).enable_all().build() {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => fail(&format!("portcullis: no runtime: {error}\n")),
     }
@@ -113,7 +122,11 @@ async fn serve(path: PathBuf) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => return bad_config(&path, &problems),
     };
-    let lines = match Lines::new(std::io::stdout()) {
+    let metrics = match Metrics::new() {
+        Ok(metrics) => Arc::new(metrics),
+        Err(error) => return fail(&format!("portcullis: {error}\n")),
+    };
+    let lines = match Lines::new(std::io::stdout(), metrics.records_dropped().clone()) {
         Ok(lines) => Arc::new(lines),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
@@ -121,7 +134,7 @@ async fn serve(path: PathBuf) -> ExitCode {
         (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
         (Err(error), _) | (_, Err(error)) => return fail(&format!("portcullis: no signals: {error}\n")),
     };
-    let app = match App::start(&loaded, Arc::new(SystemClock), lines.clone()).await {
+    let app = match App::start(&loaded, Arc::new(SystemClock), lines.clone(), metrics).await {
         Ok(app) => app,
         Err(StartError::Config(problems)) => return bad_config(&path, &problems),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
@@ -138,8 +151,9 @@ async fn serve(path: PathBuf) -> ExitCode {
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
 async fn health(path: PathBuf) -> ExitCode {
-    let admin = match config::load(&path).and_then(|loaded| loaded.compile()) {
-        Ok(compiled) => compiled.servers.admin,
+    // The file's form alone: a policy that is being edited says nothing of the gate that runs.
+    let admin = match config::load(&path) {
+        Ok(loaded) => loaded.config.admin_address(),
         Err(problems) => return bad_config(&path, &problems),
     };
     match tokio::time::timeout(HEALTH_TIMEOUT, probe::ready(admin)).await {

@@ -43,7 +43,7 @@ impl Metrics {
         )?;
         let connections = IntGauge::new("portcullis_connections", "Open downstream connections.")?;
         let records_dropped =
-            IntCounter::new("portcullis_records_dropped_total", "Decision records that could not be queued.")?;
+            IntCounter::new("portcullis_records_dropped_total", "Decision records that could not be written.")?;
         let build = IntGauge::with_opts(
             Opts::new("portcullis_build_info", "Always 1; the version is a label.")
                 .const_label("version", env!("CARGO_PKG_VERSION")),
@@ -69,9 +69,9 @@ impl Metrics {
         }
     }
 
-    /// Counts a decision record that its sink did not take.
-    pub fn record_dropped(&self) {
-        self.records_dropped.inc();
+    /// Decision records that could not be written.
+    pub const fn records_dropped(&self) -> &IntCounter {
+        &self.records_dropped
     }
 
     /// Open downstream connections.

@@ -12,11 +12,11 @@ use crate::{
     audit::{Outcome, Record, Sink},
     base::clock::{Clock, Timestamp},
     entities::{MappingError, Names, Subject},
-    forward::Obligations,
+    forward::{Obligations, identity::Told},
     metrics::Metrics,
     policy::PolicyNote,
     refusal::Refusal,
-    request::{Head, Inbound},
+    request::{Head, Inbound, RequestError},
     snapshot::Snapshot,
     token::RawToken,
 };
@@ -103,7 +103,7 @@ impl Visit {
     async fn walk(&mut self, head: &Head<'_>) -> Result<Obligations, Refusal> {
         let snapshot = self.gate.snapshot.clone();
         let inbound = Inbound::parse(head, &snapshot.limits)?;
-        let found = snapshot.routes.find(inbound.method(), inbound.target());
+        let found = snapshot.routes.find(inbound.method(), inbound.target()).map_err(RequestError::from)?;
         self.record.route = found.as_ref().map(|found| found.route.name().clone());
         let now = self.gate.clock.now();
         let subject = self.authenticate(&snapshot, &inbound, now).await?;
@@ -113,7 +113,14 @@ impl Visit {
         self.record.resource = question.resource();
         let allowed = snapshot.policies.decide(&question).into_result()?;
         self.note_policies(allowed.determining());
-        Ok(snapshot.identity.obligations(&allowed, subject.token(), &self.record.decision_id))
+        let names = subject.names();
+        let told = Told {
+            agent: &names.agent,
+            user: names.user.as_deref(),
+            app: names.app.as_deref(),
+            decision_id: &self.record.decision_id,
+        };
+        Ok(snapshot.identity.obligations(&allowed, &told))
     }
 
     /// Who asks: remembered from an earlier request with the same token, or verified now.
@@ -126,13 +133,16 @@ impl Visit {
         let token = RawToken::of(inbound)?;
         let fingerprint = token.fingerprint();
         let known = snapshot.subjects.get(&fingerprint);
-        let subject = match known.filter(|subject| snapshot.issuers.still_holds(subject.token(), now)) {
-            Some(subject) => {
+        let subject = match known {
+            Some(subject) if snapshot.issuers.still_holds(subject.token(), now) => {
                 self.record.token_cached = true;
                 self.note_names(subject.names());
                 subject
             }
-            None => {
+            outdated => {
+                if outdated.is_some() {
+                    snapshot.subjects.remove(&fingerprint);
+                }
                 let verified = snapshot.issuers.verify(token, now).await?;
                 let names = Names::of(&verified);
                 self.note_names(&names);
@@ -184,9 +194,7 @@ impl Drop for Visit {
     fn drop(&mut self) {
         self.record.duration_us = micros(self.arrived.elapsed());
         self.gate.metrics.count(&self.record);
-        if !self.gate.sink.write(&self.record) {
-            self.gate.metrics.record_dropped();
-        }
+        self.gate.sink.write(&self.record);
     }
 }
 

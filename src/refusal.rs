@@ -57,9 +57,10 @@ pub enum ClientError {
     /// The body did not come in time.
     #[error("the request body did not come in time")]
     BodyTimedOut,
-    /// The body is not framed as announced.
-    #[error("the request body is not well framed")]
-    BodyInvalid,
+    /// The body is not framed as announced, `Connection` names a field that must stay, or more was sent than one
+    /// request.
+    #[error("the request is not one that can be sent on")]
+    RequestInvalid,
     /// The client went away.
     #[error("the client went away")]
     Gone,
@@ -111,7 +112,7 @@ impl Refusal {
             Self::Upstream(UpstreamError::Invalid) => row(StatusCode::BAD_GATEWAY, "upstream_invalid"),
             Self::Upstream(UpstreamError::TimedOut) => row(StatusCode::GATEWAY_TIMEOUT, "upstream_timed_out"),
             Self::Client(ClientError::BodyTimedOut) => row(StatusCode::REQUEST_TIMEOUT, "body_timed_out"),
-            Self::Client(ClientError::BodyInvalid) => row(StatusCode::BAD_REQUEST, "body_invalid"),
+            Self::Client(ClientError::RequestInvalid) => row(StatusCode::BAD_REQUEST, "request_invalid"),
             Self::Client(ClientError::Gone) => row(StatusCode::BAD_REQUEST, "client_gone"),
             Self::Overloaded => row(StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::Internal => row(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -147,8 +148,13 @@ impl Refusal {
             T::ClientRefused,
         ];
         let named = String::new;
-        let mappings =
-            [M::ScopeMissing(named()), M::DelegationMissing, M::DelegationForbidden, M::ClaimMissing(named())];
+        let mappings = [
+            M::ScopeMissing(named()),
+            M::DelegationMissing,
+            M::DelegationForbidden,
+            M::DelegationUnclear,
+            M::ClaimMissing(named()),
+        ];
         let denials =
             [DenyReason::Policy, DenyReason::Failure].map(|reason| Denied { reason, determining: Vec::new() });
         let mut every = vec![Self::RouteMissing, Self::Overloaded, Self::Internal];
@@ -157,7 +163,7 @@ impl Refusal {
         every.extend(mappings.map(Self::from));
         every.extend(denials.map(Self::from));
         every.extend([U::Unreachable, U::TimedOut, U::Invalid].map(Self::from));
-        every.extend([C::BodyTimedOut, C::BodyInvalid, C::Gone].map(Self::from));
+        every.extend([C::BodyTimedOut, C::RequestInvalid, C::Gone].map(Self::from));
         every
     }
 
@@ -260,6 +266,7 @@ fn mapping_row(error: &MappingError) -> Row {
         },
         MappingError::DelegationMissing => row(StatusCode::FORBIDDEN, "delegation_missing"),
         MappingError::DelegationForbidden => row(StatusCode::FORBIDDEN, "delegation_forbidden"),
+        MappingError::DelegationUnclear => row(StatusCode::FORBIDDEN, "delegation_unclear"),
         MappingError::ClaimMissing(_) => row(StatusCode::FORBIDDEN, "claim_missing"),
     }
 }

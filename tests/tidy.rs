@@ -12,7 +12,7 @@ const WALLS: [(&str, &[&str]); 13] = [
     ("token", &["base", "request"]),
     ("entities", &["base", "request", "token"]),
     ("policy", &["base", "entities"]),
-    ("forward", &["base", "token", "policy"]),
+    ("forward", &["base", "policy"]),
     ("refusal", &["entities", "policy", "request", "token"]),
     ("audit", &["base"]),
     ("metrics", &["audit", "base"]),

@@ -32,11 +32,6 @@ impl Timestamp {
         self.0.as_secs()
     }
 
-    /// Time from `earlier` to this moment; zero when `earlier` is later.
-    pub const fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
-    }
-
     /// As RFC 3339 in UTC with milliseconds, for records.
     pub fn rfc3339(self) -> String {
         i64::try_from(self.0.as_millis())

@@ -94,12 +94,17 @@ impl Problem {
         let mut diagnostic = MietteDiagnostic::new(&self.message);
         diagnostic.help.clone_from(&self.fix);
         let Some(source) = &self.source else { return Report::new(diagnostic) };
-        if let Some(place) = &self.place {
+        let short = source.text.lines().all(|line| line.len() <= LINE_BYTES_SHOWN);
+        if let (Some(place), true) = (&self.place, short) {
             diagnostic.labels = Some(vec![LabeledSpan::underline(place.clone())]);
             let source = NamedSource::new(&source.name, source.text.clone());
             return Report::new(diagnostic).with_source_code(source);
         }
-        diagnostic.message = format!("{}: {}", source.name, self.message);
+        let (line, column) = self.position().map_or((1, 1), |(_, line, column)| (line, column));
+        diagnostic.message = match self.place {
+            Some(_) => format!("{}:{line}:{column}: {}", source.name, self.message),
+            None => format!("{}: {}", source.name, self.message),
+        };
         Report::new(diagnostic)
     }
 }
@@ -127,6 +132,9 @@ impl fmt::Display for Problem {
             .render_report(f, self.report().as_ref())
     }
 }
+
+/// A text with longer lines is not shown, in bytes: the renderer cannot set a caret that far out.
+const LINE_BYTES_SHOWN: usize = 4096;
 
 /// Every problem of a configuration; never empty where it is an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

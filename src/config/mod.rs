@@ -126,6 +126,13 @@ pub fn parse(name: String, text: String, files: Files) -> Result<Loaded, Problem
     Ok(Loaded { config, source, files })
 }
 
+impl Config {
+    /// Where operators connect.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin.as_ref().map_or(ADMIN, |admin| admin.value)
+    }
+}
+
 impl Loaded {
     /// What the configuration is known as: its path.
     pub fn name(&self) -> &str {
@@ -217,7 +224,7 @@ impl Loaded {
         let servers = (|| {
             Some(Servers {
                 listen: self.config.listen.value,
-                admin: self.config.admin.as_ref().map_or(ADMIN, |admin| admin.value),
+                admin: self.config.admin_address(),
                 upstream: problems.keep(Upstream::compile(&self.config.upstream))?,
                 connections_max: connections_max?,
                 client_timeout: std::time::Duration::from_millis(client_timeout?),

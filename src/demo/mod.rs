@@ -20,6 +20,7 @@ use crate::{
     app::App,
     base::{clock::SystemClock, files::Files},
     config::{self, Config, Loaded},
+    metrics::Metrics,
 };
 
 /// What the demo can be told.
@@ -70,7 +71,7 @@ async fn show(options: Options) -> Result<bool, Failure> {
     let realm = Realm::new(&loaded.config)?;
     let (issuer, service) = surroundings(&mut loaded.config, realm).await?;
     let (journal, records) = Journal::new();
-    let app = App::start(&loaded, Arc::new(SystemClock), Arc::new(journal)).await?;
+    let app = App::start(&loaded, Arc::new(SystemClock), Arc::new(journal), Arc::new(Metrics::new()?)).await?;
     let mut walk = Walk::new(app.address(), &issuer, &service, records);
     walk.introduce(&loaded, app.admin_address());
     let went_well = walk.go().await?;
@@ -100,8 +101,7 @@ async fn surroundings(config: &mut Config, realm: Realm) -> Result<(Issuer, Serv
     settings.jwks_uri = Some(spanned(issuer.agents_jwks_uri()));
     settings.jwks_file = None;
     config.listen = spanned(claim(config.listen.value).await?);
-    let admin = config.admin.as_ref().map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9901)), |admin| admin.value);
-    config.admin = Some(spanned(claim(admin).await?));
+    config.admin = Some(spanned(claim(config.admin_address()).await?));
     Ok((issuer, service))
 }
 

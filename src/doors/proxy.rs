@@ -16,7 +16,7 @@ use pingora_core::{
     upstreams::peer::HttpPeer,
 };
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::{
     doors::resolve::Target,
@@ -61,8 +61,12 @@ impl ProxyHttp for ProxyDoor {
     }
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Passage) -> Result<()> {
-        session.set_keepalive(Some(KEEPALIVE_S));
+        // Only where the connection is to be kept at all: not for an HTTP/1.0 client, not while draining.
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(KEEPALIVE_S));
+        }
         session.set_read_timeout(Some(self.client_timeout));
+        session.set_write_timeout(Some(self.client_timeout));
         Ok(())
     }
 
@@ -121,6 +125,9 @@ impl ProxyHttp for ProxyDoor {
         for name in removed {
             request.remove_header(&name);
         }
+        if let Some(authority) = &self.upstream.upstream().authority {
+            request.insert_header(header::HOST, authority.clone())?;
+        }
         for (name, value) in obligations.set() {
             request.insert_header(name.clone(), value.clone())?;
         }
@@ -133,7 +140,7 @@ impl ProxyHttp for ProxyDoor {
         if refusal == Refusal::Internal {
             tracing::error!(%error, decision_id = passage.visit.decision_id(), "a request failed inside");
         }
-        let answered = session.response_written().is_none() && refusal != Refusal::Client(ClientError::Gone);
+        let answered = final_response(session).is_none() && refusal != Refusal::Client(ClientError::Gone);
         if answered && let Err(error) = answer(session, &refusal, passage).await {
             tracing::debug!(%error, "a refusal could not be sent");
         }
@@ -141,15 +148,24 @@ impl ProxyHttp for ProxyDoor {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, passage: &mut Passage) {
-        if let Some(response) = session.response_written() {
+        if let Some(response) = final_response(session) {
             passage.visit.answered(response.status.as_u16());
         }
     }
 
-    /// Every outcome has its decision record; pingora's own line would repeat it.
+    /// Every outcome has its decision record; pingora's own lines would repeat it, with the query.
     fn suppress_error_log(&self, _: &Session, _: &Passage, _: &Error) -> bool {
         true
     }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Passage, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+}
+
+/// The answer that was begun, if any: 100 Continue and its like are none.
+fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|response| !response.status.is_informational())
 }
 
 /// Answers with a refusal. A request body that was not read closes the connection, which pingora sees to.
@@ -184,7 +200,7 @@ fn refusal_of(error: &Error) -> Refusal {
         ErrorSource::Downstream => match kind {
             ReadTimedout => ClientError::BodyTimedOut.into(),
             WriteError | ReadError | ConnectionClosed | WriteTimedout => ClientError::Gone.into(),
-            _ => ClientError::BodyInvalid.into(),
+            _ => ClientError::RequestInvalid.into(),
         },
         source => match kind {
             ConnectTimedout | TLSHandshakeTimedout => UpstreamError::TimedOut.into(),

@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 
 use crate::forward::Upstream;
 
@@ -22,13 +25,14 @@ const REMEMBERED: Duration = Duration::from_secs(5);
 pub struct Target {
     upstream: Upstream,
     known: RwLock<Option<(Instant, Vec<SocketAddr>)>>,
+    lookup: Mutex<()>,
     next: AtomicUsize,
 }
 
 impl Target {
     /// Nothing is looked up until asked for.
     pub const fn new(upstream: Upstream) -> Self {
-        Self { upstream, known: RwLock::new(None), next: AtomicUsize::new(0) }
+        Self { upstream, known: RwLock::new(None), lookup: Mutex::const_new(()), next: AtomicUsize::new(0) }
     }
 
     /// The upstream.
@@ -36,10 +40,10 @@ impl Target {
         &self.upstream
     }
 
-    /// One of its addresses, each in turn.
+    /// One of its addresses, each in turn. While its name cannot be looked up, those that were known before serve.
     ///
     /// # Errors
-    /// When its name cannot be resolved.
+    /// When its name has never been resolved.
     pub async fn address(&self) -> io::Result<SocketAddr> {
         if let Ok(ip) = self.upstream.host.parse::<IpAddr>() {
             return Ok(SocketAddr::new(ip, self.upstream.port));
@@ -47,10 +51,36 @@ impl Target {
         if let Some(address) = self.remembered() {
             return Ok(address);
         }
-        let found =
-            tokio::net::lookup_host((self.upstream.host.as_str(), self.upstream.port)).await?.collect::<Vec<_>>();
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), found));
-        self.remembered().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+        // One looks up; the others wait for what it finds.
+        let _turn = self.lookup.lock().await;
+        match self.remembered() {
+            Some(address) => Ok(address),
+            None => self.look_up().await,
+        }
+    }
+
+    async fn look_up(&self) -> io::Result<SocketAddr> {
+        let lookup = tokio::net::lookup_host((self.upstream.host.as_str(), self.upstream.port));
+        let found = match timeout(self.upstream.connect_timeout, lookup).await {
+            Ok(found) => found.map(Iterator::collect::<Vec<_>>),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let addresses = match (found, known.take()) {
+            (Ok(found), _) if !found.is_empty() => found,
+            (_, Some((_, before))) => {
+                tracing::warn!(
+                    host = self.upstream.host,
+                    "the upstream's name cannot be looked up; its last addresses serve"
+                );
+                before
+            }
+            (Ok(_), None) => return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address")),
+            (Err(error), None) => return Err(error),
+        };
+        *known = Some((Instant::now(), addresses));
+        drop(known);
+        self.remembered().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn remembered(&self) -> Option<SocketAddr> {

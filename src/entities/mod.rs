@@ -13,7 +13,7 @@ use serde_saphyr::Spanned;
 
 use self::{
     plan::Requests,
-    schema::{Record, SchemaTypes},
+    schema::{Record, SchemaTypes, Type},
 };
 pub use self::{
     plan::{DelegationRule, RouteConfig, RoutePlan},
@@ -22,7 +22,7 @@ pub use self::{
 use crate::{
     base::problem::{Problem, Problems},
     request::route::Match,
-    token::VerifiedToken,
+    token::{VerifiedToken, delegation::Delegated},
 };
 
 /// The section `entities`: the schema's names for those who ask.
@@ -44,6 +44,9 @@ pub enum MappingError {
     /// The route asks for a user, and the agent acts for none.
     #[error("the agent acts for no user")]
     DelegationMissing,
+    /// The token's delegation names no user but is not empty, so that nobody can say whether there is one.
+    #[error("the delegation is neither empty nor names a user")]
+    DelegationUnclear,
     /// The route is for agents on their own, and this one acts for a user.
     #[error("the agent acts for a user where it must not")]
     DelegationForbidden,
@@ -69,8 +72,37 @@ impl Types {
         let mut problems = Problems::default();
         let agent = problems.keep(known_type(config.agent.as_ref(), "Agent", &schema));
         let user = problems.keep(known_type(config.user.as_ref(), "User", &schema));
+        if agent.is_some() && agent == user {
+            let message = "agents and users are of one type: a client id and a user's id could name one entity";
+            let named = config.agent.as_ref().or(config.user.as_ref());
+            let problem = named.map_or_else(|| Problem::new(message), |named| Problem::at(named, message));
+            problems.push(problem.fix("declare two entity types"));
+        }
         let types = agent.zip(user).map(|(agent, user)| Self { schema, agent, user });
+        for (of, shape) in types.iter().flat_map(Self::subjects) {
+            if let Some((claim, _)) =
+                shape.iter().find(|(_, it)| types.as_ref().is_some_and(|them| them.names_subject(&it.ty)))
+            {
+                let message =
+                    format!("attribute `{claim}` of `{of}` names agents or users, which only the token's subject does");
+                problems.push(Problem::new(message).fix("make it text"));
+            }
+        }
         problems.into_result(types)
+    }
+
+    fn subjects(&self) -> impl Iterator<Item = (&EntityTypeName, &Record)> {
+        [&self.agent, &self.user].into_iter().filter_map(|name| Some((name, self.schema.entity(name)?)))
+    }
+
+    /// Whether a claim of this type would name an agent or a user: an issuer could name those of another.
+    fn names_subject(&self, ty: &Type) -> bool {
+        match ty {
+            Type::Entity(name) => *name == self.agent || *name == self.user,
+            Type::Set(element) => self.names_subject(element),
+            Type::Record(record) => record.values().any(|attribute| self.names_subject(&attribute.ty)),
+            Type::String | Type::Long | Type::Bool | Type::Extension(_) => false,
+        }
     }
 }
 
@@ -143,10 +175,11 @@ impl Mapping {
         let context = subject.context(plan.context, context)?;
         let resource = plan.resource(&found.parameters)?;
         let request = Request::new(subject.agent().uid(), plan.action().clone(), resource.uid(), context, None);
-        // A user who owns data may also be the resource; the token's word on a user goes before the route's.
-        let user = subject.user().cloned();
-        let resource = Some(resource).filter(|resource| user.as_ref().is_none_or(|user| user.uid() != resource.uid()));
-        let entities = [Some(subject.agent().clone()), user, resource].into_iter().flatten();
+        let subjects = [Some(subject.agent()), subject.user()].into_iter().flatten();
+        // Where the subject is the resource too, it is one entity; the route says nothing of it.
+        let resource =
+            Some(&resource).filter(|resource| subjects.clone().all(|subject| subject.uid() != resource.uid()));
+        let entities = subjects.chain(resource).chain(plan.action_groups()).cloned();
         Ok(DecisionRequest {
             request: request.map_err(|_| missing("request"))?,
             entities: Entities::from_entities(entities, None).map_err(|_| missing("entities"))?,
@@ -155,10 +188,16 @@ impl Mapping {
 }
 
 fn requirements(plan: &RoutePlan, token: &VerifiedToken) -> Result<(), MappingError> {
-    match (plan.delegation(), token.delegation()) {
-        (DelegationRule::Required, None) => return Err(MappingError::DelegationMissing),
-        (DelegationRule::Forbidden, Some(_)) => return Err(MappingError::DelegationForbidden),
-        _ => {}
+    match (plan.delegation(), token.delegated()) {
+        (DelegationRule::Required, Delegated::Nobody | Delegated::Unclear) => {
+            return Err(MappingError::DelegationMissing);
+        }
+        (DelegationRule::Forbidden, Delegated::User(_)) => return Err(MappingError::DelegationForbidden),
+        (DelegationRule::Forbidden | DelegationRule::Optional, Delegated::Unclear) => {
+            return Err(MappingError::DelegationUnclear);
+        }
+        (DelegationRule::Required | DelegationRule::Optional, Delegated::User(_))
+        | (DelegationRule::Forbidden | DelegationRule::Optional, Delegated::Nobody) => {}
     }
     match plan.scope() {
         Some(wanted) if !token.scopes().iter().any(|held| held == wanted) => {
@@ -200,7 +239,7 @@ routes:
         entity Agent = { a?: String, d?: Bool };
         entity Doc = { owner: User, title: String };
         type Token = { scope: Set<String>, a?: String, b?: Long, c?: Set<String>, d?: Bool, e?: ipaddr, f?: datetime,
-                       g?: User, h?: { a: String, b?: Set<Long> } };
+                       g?: Doc, h?: { a: String, b?: Set<Long> } };
         action read appliesTo { principal: [Agent], resource: [Doc], context: { token: Token, onBehalfOf?: User } };";
 
     /// Any JSON that a claim may be, with a liking for what fits somewhere or looks like Cedar.
@@ -267,7 +306,7 @@ routes:
             let Ok(verified) = runtime.block_on(issuers.verify(raw, Timestamp::from_seconds(1))) else { return Ok(()) };
             let names = Names::of(&verified);
             let Ok(subject) = mapping.subject(verified, names) else { return Ok(()) };
-            let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap();
+            let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap().unwrap();
             let Ok(question) = mapping.question(&found, &subject) else { return Ok(()) };
             let request = &question.request;
             let valid = Request::new(

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     base::problem::{Problem, Problems},
     request::route::{METHODS, Parameters, PathTemplate},
+    token::issuer::is_scope,
 };
 
 /// An entry of `routes`.
@@ -59,6 +60,8 @@ pub struct RoutePlan {
     name: Arc<str>,
     action: EntityUid,
     action_name: Arc<str>,
+    /// The action with the groups it is in, if any.
+    action_groups: Vec<Entity>,
     resource: EntityTemplate,
     attributes: Vec<(String, AttributeTemplate)>,
     scope: Option<String>,
@@ -102,6 +105,9 @@ impl RouteConfig {
                 .fix("write `Type::\"…{path.parameter}…\"`, as in `UserData::\"{path.userId}\"`")
         });
         let resource = problems.keep(resource);
+        if let Some(scope) = self.scope.as_ref().filter(|scope| !is_scope(&scope.value)) {
+            problems.push(Problem::at(scope, "not a scope").fix("write one scope, without blanks or quotes"));
+        }
         let plan = (|| {
             let (uid, action) = action?;
             let resource = resource?;
@@ -111,6 +117,7 @@ impl RouteConfig {
             Some(RoutePlan {
                 name: self.name().into(),
                 action_name: uid.to_string().into(),
+                action_groups: types.schema.action_groups(&uid).to_vec(),
                 action: uid,
                 resource,
                 attributes: attributes?,
@@ -184,6 +191,14 @@ impl RouteConfig {
             );
             problems.push(Problem::at(&self.resource, message).fix("add it to `appliesTo { resource: [...] }`"));
         }
+        for of in [&types.agent, &types.user, &resource.type_name] {
+            if let Some(unsupplied) = types.schema.unsupplied(of) {
+                let message = format!(
+                    "the schema gives `{of}` {unsupplied}, which nothing supplies: a policy about them would never apply"
+                );
+                problems.push(Problem::at(&self.resource, message).fix("use attributes instead"));
+            }
+        }
         problems.into_result(Some(()))
     }
 
@@ -192,12 +207,16 @@ impl RouteConfig {
         let mut problems = Problems::default();
         for (name, attribute) in &action.context {
             let message = match (name.as_str(), &attribute.ty) {
-                ("token", Type::Record(_)) => continue,
+                ("token", Type::Record(claims)) => match claims.iter().find(|(_, it)| types.names_subject(&it.ty)) {
+                    None => continue,
+                    Some((claim, _)) => {
+                        format!("claim `{claim}` names agents or users, which only the token's subject does")
+                    }
+                },
                 ("onBehalfOf", Type::Entity(user)) if *user == types.user => continue,
                 ("token", _) => "the schema's `context.token` is not a record".into(),
                 ("onBehalfOf", _) => format!("the schema's `context.onBehalfOf` is not of type `{}`", types.user),
-                (_, _) if !attribute.required => continue,
-                _ => format!("the schema requires `context.{name}`, which nothing supplies"),
+                _ => format!("nothing supplies `context.{name}`"),
             };
             problems.push(Problem::at(&self.action, message).fix("the context is `{ token: {…}, onBehalfOf?: User }`"));
         }
@@ -219,6 +238,14 @@ impl RouteConfig {
             let message = format!("the schema has no entity type `{}`", resource.type_name);
             return Err(Problem::at(&self.resource, message).fix("declare it: `entity Name = { … };`").into());
         };
+        if resource.type_name == types.agent || resource.type_name == types.user {
+            // INVARIANT: what is said of the subject is the token's word, never the path's.
+            let stated = self.attributes.values().map(|text| {
+                Problem::at(text, format!("attributes of `{}` come from the token alone", resource.type_name))
+                    .fix("remove them, or give the resource a type of its own")
+            });
+            problems.0.extend(stated);
+        }
         let mut attributes = Vec::new();
         for (name, text) in &self.attributes {
             let template = match shape.get(name).map(|attribute| &attribute.ty) {
@@ -263,6 +290,11 @@ impl RoutePlan {
     /// The Cedar action as text.
     pub const fn action_name(&self) -> &Arc<str> {
         &self.action_name
+    }
+
+    /// The action with the groups it is in.
+    pub(super) fn action_groups(&self) -> &[Entity] {
+        &self.action_groups
     }
 
     /// The resource that a request names, with its attributes.

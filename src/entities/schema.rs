@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid};
 use serde_json::{Map, Value};
 
 /// A Cedar type.
@@ -63,8 +63,16 @@ pub struct Action {
 /// The types of a schema.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchemaTypes {
-    entities: HashMap<EntityTypeName, Record>,
+    entities: HashMap<EntityTypeName, EntityType>,
     actions: HashMap<EntityUid, Action>,
+    action_groups: HashMap<EntityUid, Vec<Entity>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct EntityType {
+    attributes: Record,
+    /// What entities of the type have that nothing in the house supplies.
+    unsupplied: Option<&'static str>,
 }
 
 impl SchemaTypes {
@@ -85,7 +93,14 @@ impl SchemaTypes {
         for (namespace, definition) in namespaces {
             for (name, entity) in members(definition, "entityTypes") {
                 let shape = entity.get("shape").map_or_else(|| Ok(Record::new()), |shape| reader.record(shape))?;
-                types.entities.insert(type_name(&qualified(namespace, name))?, shape);
+                let unsupplied =
+                    if entity.get("memberOfTypes").and_then(Value::as_array).is_some_and(|it| !it.is_empty()) {
+                        Some("parents")
+                    } else {
+                        entity.get("tags").filter(|tags| !tags.is_null()).map(|_| "tags")
+                    };
+                let entity = EntityType { attributes: shape, unsupplied };
+                types.entities.insert(type_name(&qualified(namespace, name))?, entity);
             }
             for (name, action) in members(definition, "actions") {
                 let Some(applies) = action.get("appliesTo").filter(|applies| applies.is_object()) else { continue };
@@ -107,7 +122,30 @@ impl SchemaTypes {
 
     /// The attributes of an entity type, if the schema has it.
     pub fn entity(&self, name: &EntityTypeName) -> Option<&Record> {
-        self.entities.get(name)
+        self.entities.get(name).map(|entity| &entity.attributes)
+    }
+
+    /// What entities of a type have (parents, tags) that nothing supplies, so that policies about it never apply.
+    pub fn unsupplied(&self, name: &EntityTypeName) -> Option<&'static str> {
+        self.entities.get(name)?.unsupplied
+    }
+
+    /// The same, knowing which groups actions are in.
+    pub fn with_action_groups(mut self, store: &Entities) -> Self {
+        for action in self.actions.keys() {
+            let groups: Vec<_> =
+                store.ancestors(action).into_iter().flatten().filter_map(|uid| store.get(uid)).collect();
+            if let (false, Some(action_entity)) = (groups.is_empty(), store.get(action)) {
+                let entities = std::iter::once(action_entity).chain(groups).cloned().collect();
+                self.action_groups.insert(action.clone(), entities);
+            }
+        }
+        self
+    }
+
+    /// An action in groups, with them: what `action in Action::"group"` looks at.
+    pub fn action_groups(&self, action: &EntityUid) -> &[Entity] {
+        self.action_groups.get(action).map_or(&[], Vec::as_slice)
     }
 
     /// What an action applies to, if the schema has it and it applies to anything.
@@ -229,6 +267,8 @@ mod tests {
             let Type::Record(from) = &token["from"].ty else { panic!("{token:?}") };
             assert_eq!(from["ip"].ty, Type::Extension(Extension::Ip));
             assert_eq!(types.action_names().len(), 2);
+            assert_eq!(types.unsupplied(&format!("{prefix}Agent").parse().unwrap()), Some("parents"));
+            assert_eq!(types.unsupplied(&user), None);
         }
     }
 }

@@ -42,6 +42,9 @@ impl TextTemplate {
         }
         parts.push(Part::Literal(rest.to_owned()));
         parts.retain(|part| !matches!(part, Part::Literal(text) if text.is_empty()));
+        if !holes_are_apart(&parts) {
+            return Err("between two parameters there must be a `/`, else two requests could name one id".into());
+        }
         let stray = parts.iter().any(|part| matches!(part, Part::Literal(text) if text.contains('}')));
         if stray { Err("`}` without `{`".into()) } else { Ok(Self(parts)) }
     }
@@ -57,6 +60,18 @@ impl TextTemplate {
         }
         Some(text)
     }
+}
+
+/// Whether a `/`, which no parameter can hold, stands between any two holes.
+fn holes_are_apart(parts: &[Part]) -> bool {
+    let mut apart = true;
+    parts.iter().all(|part| match part {
+        Part::Literal(text) => {
+            apart |= text.contains('/');
+            true
+        }
+        Part::Path(_) => std::mem::take(&mut apart),
+    })
 }
 
 impl EntityTemplate {
@@ -96,7 +111,7 @@ mod tests {
         let template = EntityTemplate::parse(template, path.parameters())?;
         let mut table = RouteTable::default();
         table.insert(&[Method::GET], &path, ()).unwrap();
-        let found = table.find(&Method::GET, Target::parse(target.as_bytes()).unwrap()).unwrap();
+        let found = table.find(&Method::GET, Target::parse(target.as_bytes()).unwrap()).unwrap().unwrap();
         Ok(template.fill(&found.parameters).unwrap().to_string())
     }
 
@@ -130,6 +145,8 @@ mod tests {
             "Doc::\"path.id}\"",
             "Doc::\"{token.sub}\"",
             "Doc::\"a\\nb\"",
+            "Doc::\"{path.id}:{path.doc}\"",
+            "Doc::\"{path.id}{path.doc}\"",
             "Doc::\"a\"b\"",
         ] {
             assert!(filled(template, "/users/u/d").is_err(), "{template}");

@@ -13,14 +13,13 @@ use serde_saphyr::Spanned;
 use crate::{
     base::problem::{Problem, Problems},
     policy::Allowed,
-    token::VerifiedToken,
 };
 
 /// The section `identity`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IdentityConfig {
-    /// Header for the agent's client id. Default `x-portcullis-agent`.
+    /// Header for the agent's id. Default `x-portcullis-agent`.
     pub agent_header: Option<Spanned<String>>,
     /// Header for the user acted for. Default `x-portcullis-user`.
     pub user_header: Option<Spanned<String>>,
@@ -38,6 +37,54 @@ const OURS: &str = "x-portcullis-";
 /// Bytes of an identity that are percent-encoded: all that is not visible ASCII, and `%` itself, so that the
 /// encoding has one reading.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+
+/// Fields by which a client could have the upstream read another request than the one that was authorised: another
+/// target or method, another origin.
+const MISLEADING: [&str; 9] = [
+    "forwarded",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-method",
+    "x-original-uri",
+    "x-real-ip",
+];
+
+/// What the names of fields that speak of earlier hops start with.
+const EARLIER_HOPS: &str = "x-forwarded-";
+
+/// Fields that frame or steer a message: none can carry an identity.
+const RESERVED: [HeaderName; 14] = [
+    header::AUTHORIZATION,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::DATE,
+    header::EXPECT,
+    header::HOST,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::VIA,
+];
+
+/// What the upstream is told of an allowed request.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// The agent's Cedar id.
+    pub agent: &'a str,
+    /// The Cedar id of the user acted for.
+    pub user: Option<&'a str>,
+    /// The calling app.
+    pub app: Option<&'a str>,
+    /// Names the decision.
+    pub decision_id: &'a str,
+}
 
 /// Which headers tell the upstream who asks; compiled.
 #[derive(Clone, Debug)]
@@ -81,10 +128,9 @@ impl Identity {
         })();
         if let Some(identity) = &identity {
             let names = identity.names();
-            let twice = names
-                .iter()
-                .enumerate()
-                .any(|(index, name)| names.iter().skip(index.saturating_add(1)).any(|other| other == name));
+            let twice = names.iter().enumerate().any(|(index, name)| {
+                names.iter().skip(index.saturating_add(1)).any(|other| same(other.as_str().bytes(), name.as_str()))
+            });
             if twice {
                 problems.push(Problem::new("two identity headers have one name").fix("give each a name of its own"));
             }
@@ -97,14 +143,12 @@ impl Identity {
     }
 
     /// What is owed for an allowed request.
-    pub fn obligations(self: &Arc<Self>, _allowed: &Allowed, token: &VerifiedToken, decision_id: &str) -> Obligations {
-        let app = token.caller_app().map(|app| app.as_str());
-        let user = token.delegation().map(|delegation| delegation.user().as_str());
+    pub fn obligations(self: &Arc<Self>, _allowed: &Allowed, told: &Told<'_>) -> Obligations {
         let told = [
-            (&self.agent, Some(token.client().as_str())),
-            (&self.user, user),
-            (&self.app, app),
-            (&self.decision, Some(decision_id)),
+            (&self.agent, Some(told.agent)),
+            (&self.user, told.user),
+            (&self.app, told.app),
+            (&self.decision, Some(told.decision_id)),
         ];
         let set = told.into_iter().filter_map(|(name, value)| Some((name.clone(), header_value(value?)?))).collect();
         Obligations { identity: self.clone(), set }
@@ -117,8 +161,13 @@ impl Obligations {
         if name == header::AUTHORIZATION {
             return !self.identity.forward_token;
         }
-        let starts_like_ours = name.as_str().len() >= OURS.len() && same(name.as_str().bytes().take(OURS.len()), OURS);
-        starts_like_ours || self.identity.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
+        let starts_like = |prefix: &str| {
+            name.as_str().len() >= prefix.len() && same(name.as_str().bytes().take(prefix.len()), prefix)
+        };
+        starts_like(OURS)
+            || starts_like(EARLIER_HOPS)
+            || MISLEADING.iter().any(|misleading| same(name.as_str().bytes(), misleading))
+            || self.identity.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
     }
 
     /// The fields to set afterwards.
@@ -139,15 +188,8 @@ fn header_value(text: &str) -> Option<HeaderValue> {
 
 fn header_name(value: Option<&Spanned<String>>, default: &'static str) -> Result<HeaderName, Problem> {
     let Some(value) = value else { return Ok(HeaderName::from_static(default)) };
-    let reserved = [
-        header::AUTHORIZATION,
-        header::HOST,
-        header::CONTENT_LENGTH,
-        header::TRANSFER_ENCODING,
-        header::CONNECTION,
-        header::COOKIE,
-    ];
-    value.value.parse().ok().filter(|name| !reserved.contains(name)).ok_or_else(|| {
+    let is_reserved = |name: &HeaderName| RESERVED.iter().any(|it| same(it.as_str().bytes(), name.as_str()));
+    value.value.parse().ok().filter(|name| !is_reserved(name)).ok_or_else(|| {
         Problem::at(value, format!("`{}` cannot carry an identity", value.value))
             .fix("choose a name such as `x-agent-id`")
     })
@@ -173,6 +215,10 @@ mod tests {
             "X_PORTCULLIS-user",
             "x-portcullis-anything",
             "authorization",
+            "Forwarded",
+            "X_Forwarded_For",
+            "x-original-url",
+            "X-HTTP-Method-Override",
         ] {
             assert!(obligations.removes(&name.parse().unwrap()), "{name}");
         }

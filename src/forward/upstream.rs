@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::{HeaderValue, header::InvalidHeaderValue};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 use url::Url;
@@ -14,6 +15,9 @@ use crate::base::problem::{Problem, Problems, bounded};
 pub struct UpstreamConfig {
     /// `http://host:port` or `https://host:port`; no path.
     pub url: Spanned<String>,
+    /// Whether the upstream gets the client's `Host`. Default false: it gets its own, from `url`.
+    #[serde(default)]
+    pub forward_host: bool,
     /// Milliseconds to connect, TLS included. Default 2000.
     pub connect_timeout_ms: Option<Spanned<u64>>,
     /// Milliseconds between two reads of an answer. Default 60000.
@@ -31,6 +35,8 @@ pub struct Upstream {
     pub port: u16,
     /// Whether to speak TLS; the certificate is always verified, against `host`.
     pub tls: bool,
+    /// `Host` as the upstream gets it; `None` for the client's own.
+    pub authority: Option<HeaderValue>,
     /// To connect, TLS included.
     pub connect_timeout: Duration,
     /// Between two reads of an answer.
@@ -59,10 +65,26 @@ impl Upstream {
         let write = milliseconds(&config.write_timeout_ms, "write_timeout_ms", 60_000);
         let upstream = (|| {
             let (host, port, tls) = origin?;
-            Some(Self { host, port, tls, connect_timeout: connect?, read_timeout: read?, write_timeout: write? })
+            let authority = (!config.forward_host).then(|| authority(&host, port, tls)).transpose().ok()?;
+            Some(Self {
+                authority,
+                host,
+                port,
+                tls,
+                connect_timeout: connect?,
+                read_timeout: read?,
+                write_timeout: write?,
+            })
         })();
         problems.into_result(upstream)
     }
+}
+
+/// Host and port, without the port that goes without saying (RFC 9110 section 7.2).
+fn authority(host: &str, port: u16, tls: bool) -> Result<HeaderValue, InvalidHeaderValue> {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let usual = if tls { 443 } else { 80 };
+    HeaderValue::from_str(&if port == usual { host } else { format!("{host}:{port}") })
 }
 
 fn origin(url: &Url) -> Option<(String, u16, bool)> {

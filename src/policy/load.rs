@@ -12,7 +12,7 @@ use cedar_policy::{
 
 use super::{
     Policies, PolicyNote,
-    nesting::{NESTING_MAX, too_deep},
+    nesting::{NESTING_MAX, OPERATORS_MAX, too_deep},
 };
 use crate::{
     base::{
@@ -85,7 +85,8 @@ impl PolicyFiles<'_> {
         let (schema, _) = Schema::from_cedarschema_str(&source.text).map_err(|error| cedar(&error))?;
         let (json, _) = schema_str_to_json_with_resolved_types(&source.text).map_err(|error| cedar(&error))?;
         let types = SchemaTypes::from_resolved_json(&json).map_err(|error| Problem::new(error).within(&source))?;
-        Ok((schema, types))
+        let actions = schema.action_entities().map_err(|error| Problem::new(error.to_string()).within(&source))?;
+        Ok((schema, types.with_action_groups(&actions)))
     }
 
     fn sources(self) -> Result<Vec<Arc<Source>>, Problems> {
@@ -110,7 +111,9 @@ impl PolicyFiles<'_> {
         match too_deep(&source.text, path.ends_with(SCHEMA)) {
             None => Ok(source),
             Some(place) => {
-                let message = format!("more than {NESTING_MAX} brackets or conditionals inside each other");
+                let message = format!(
+                    "more than {NESTING_MAX} brackets or conditionals inside each other, or {OPERATORS_MAX} operators in a statement"
+                );
                 Err(Problem::in_source(message, place, &source).fix("write it in several policies"))
             }
         }

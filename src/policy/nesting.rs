@@ -1,15 +1,20 @@
-//! How deep a Cedar text nests. Cedar's parser recurses without a bound of its own, so a text that nests deeper than
-//! any author needs would end the process instead of being an error.
+//! How deep a Cedar text nests, and how long its expressions are. Cedar's parser recurses without a bound of its own, so
+//! a text that nests deeper than any author needs would end the process instead of being an error; a chain of operators
+//! is as deep a tree, which the evaluator would give up on at each request.
 
 use std::ops::Range;
 
 /// Brackets open at once, or `if`s in one statement.
 pub(super) const NESTING_MAX: usize = 100;
 
-/// Where `text` nests deeper than [`NESTING_MAX`], if it does. `angles` says whether `<` opens a bracket, as it does in
+/// Operators and member accesses in one statement.
+pub(super) const OPERATORS_MAX: usize = 400;
+
+/// Where `text` nests deeper than [`NESTING_MAX`] or has more than [`OPERATORS_MAX`] operators in a statement, if it does. `angles` says whether `<` opens a bracket, as it does in
 /// a schema.
 pub(super) fn too_deep(text: &str, angles: bool) -> Option<Range<usize>> {
-    let (mut brackets, mut conditionals) = (0_usize, 0_usize);
+    let (mut brackets, mut conditionals, mut operators) = (0_usize, 0_usize, 0_usize);
+    let mut before = ' ';
     let mut rest = text.char_indices();
     let mut word_start = None;
     while let Some((at, c)) = rest.next() {
@@ -24,14 +29,20 @@ pub(super) fn too_deep(text: &str, angles: bool) -> Option<Range<usize>> {
             '<' if angles => brackets = brackets.saturating_add(1),
             ')' | ']' | '}' => brackets = brackets.saturating_sub(1),
             '>' if angles => brackets = brackets.saturating_sub(1),
-            ';' => conditionals = 0,
+            ';' => (conditionals, operators) = (0, 0),
             '"' => skip_string(&mut rest),
             '/' if text.get(at..).is_some_and(|rest| rest.starts_with("//")) => {
                 rest.find(|(_, c)| *c == '\n');
             }
             _ => {}
         }
-        if brackets.saturating_add(conditionals) > NESTING_MAX {
+        // `&&` and `||` count once.
+        if matches!(c, '.' | '+' | '-' | '*' | '=' | '!' | '<' | '&' | '|') && !(c == before && matches!(c, '&' | '|'))
+        {
+            operators = operators.saturating_add(1);
+        }
+        before = c;
+        if brackets.saturating_add(conditionals) > NESTING_MAX || operators > OPERATORS_MAX {
             return Some(at..at.saturating_add(c.len_utf8()));
         }
     }
@@ -60,6 +71,10 @@ mod tests {
         assert!(too_deep(&deep("if true then true else "), false).is_some());
         assert!(too_deep(&deep("Set<"), true).is_some());
         assert!(too_deep(&deep("a < "), false).is_none());
+        assert!(too_deep(&format!("a{}", ".a".repeat(OPERATORS_MAX)), false).is_none());
+        assert!(too_deep(&format!("a{}", ".a".repeat(OPERATORS_MAX + 1)), false).is_some());
+        assert!(too_deep(&format!("a{}", " && a".repeat(OPERATORS_MAX)), false).is_none());
+        assert!(too_deep(&"a.b;".repeat(OPERATORS_MAX + 1), false).is_none());
         assert!(too_deep(&deep("()"), false).is_none());
         assert!(too_deep(&deep("if a then b else c;"), false).is_none());
         assert!(too_deep(&deep("notif "), false).is_none());

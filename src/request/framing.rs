@@ -8,7 +8,8 @@ use super::RequestError;
 /// Checks the raw head `wire`, of which `headers` are the parsed fields and `target` the parsed target.
 ///
 /// # Errors
-/// [`RequestError::AmbiguousPath`] when the target on the wire is not, byte for byte, the one that was parsed.
+/// [`RequestError::AmbiguousPath`] when the target on the wire is not, byte for byte, the one that was parsed. (A blank
+/// in the target is out of sight here: the HTTP library writes it as `%20` first, and so it is authorised and sent.)
 /// [`RequestError::FramingConflict`] for a line feed without carriage return, `Content-Length` that is not plain
 /// digits or stands beside `Transfer-Encoding` (RFC 9112 section 6.1), and any transfer coding but `chunked`.
 pub fn check(wire: &[u8], target: &[u8], headers: &HeaderMap) -> Result<(), RequestError> {

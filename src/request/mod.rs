@@ -12,14 +12,14 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, Method, header};
 
-use self::{headers::only, path::Target};
+use self::{headers::only, path::Target, route::AmbiguousRoute};
 
 /// A request head as a door read it from the wire.
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'a> {
     /// The method.
     pub method: &'a Method,
-    /// The request target exactly as received (RFC 9112 section 3.2).
+    /// The request target (RFC 9112 section 3.2), byte for byte what the door would send on.
     pub target: &'a [u8],
     /// The header fields.
     pub headers: &'a HeaderMap,
@@ -35,7 +35,6 @@ pub struct Inbound<'a> {
     method: &'a Method,
     target: Target<'a>,
     headers: &'a HeaderMap,
-    peer: Option<SocketAddr>,
 }
 
 /// Bounds on a request head.
@@ -76,6 +75,12 @@ pub enum RequestError {
     HeadTooLarge,
 }
 
+impl From<AmbiguousRoute> for RequestError {
+    fn from(_: AmbiguousRoute) -> Self {
+        Self::AmbiguousPath
+    }
+}
+
 impl<'a> Inbound<'a> {
     /// Reads `head` in the one way it can be read.
     ///
@@ -96,7 +101,7 @@ impl<'a> Inbound<'a> {
         }
         only(head.headers, &header::CONTENT_LENGTH)?;
         let target = Target::parse(head.target).ok_or(RequestError::AmbiguousPath)?;
-        Ok(Self { method: head.method, target, headers: head.headers, peer: head.peer })
+        Ok(Self { method: head.method, target, headers: head.headers })
     }
 
     /// The method.
@@ -110,9 +115,5 @@ impl<'a> Inbound<'a> {
     /// The header fields.
     pub const fn headers(&self) -> &'a HeaderMap {
         self.headers
-    }
-    /// The other end of the connection.
-    pub const fn peer(&self) -> Option<SocketAddr> {
-        self.peer
     }
 }

@@ -41,7 +41,8 @@ impl<'a> Target<'a> {
     }
 }
 
-/// A segment of a [`Target`]'s path with its percent-encodings decoded. They are known to decode to UTF-8.
+/// A [`Target`]'s path, or a segment of it, with percent-encodings decoded. They are known to decode to UTF-8, and to
+/// nothing that delimits.
 pub fn decode_segment(segment: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(segment).decode_utf8_lossy()
 }

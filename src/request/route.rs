@@ -64,9 +64,16 @@ impl PathTemplate {
         }
     }
 
-    /// As configured.
-    pub fn as_str(&self) -> &str {
-        &self.text
+    /// The template of decoded paths: literals decoded, their braces kept literal.
+    fn decoded(&self) -> String {
+        let segments = self.text.split('/').map(|segment| {
+            if segment.starts_with('{') {
+                segment.to_owned()
+            } else {
+                decode_segment(segment).replace('{', "{{").replace('}', "}}")
+            }
+        });
+        segments.collect::<Vec<_>>().join("/")
     }
 
     /// The parameter names, in order.
@@ -82,9 +89,21 @@ fn is_name(name: &str) -> bool {
 /// Routes by method and path; `T` is what the rest of the house keeps per route.
 #[derive(Clone, Debug)]
 pub struct RouteTable<T> {
-    by_method: HashMap<Method, matchit::Router<usize>>,
+    by_method: HashMap<Method, Routers>,
     routes: Vec<T>,
 }
+
+/// The same routes twice: for paths as they stand, and for paths that are decoded before they are matched, as many
+/// servers do.
+#[derive(Clone, Debug, Default)]
+struct Routers {
+    plain: matchit::Router<usize>,
+    decoded: matchit::Router<usize>,
+}
+
+/// A path that a server which decodes it first would take for another route's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AmbiguousRoute;
 
 impl<T> Default for RouteTable<T> {
     fn default() -> Self {
@@ -120,21 +139,42 @@ impl<T> RouteTable<T> {
     pub fn insert(&mut self, methods: &[Method], template: &PathTemplate, route: T) -> Result<(), TemplateError> {
         let index = self.routes.len();
         for method in methods {
-            let router = self.by_method.entry(method.clone()).or_default();
-            router.insert(template.as_str(), index).map_err(|error| match error {
-                matchit::InsertError::Conflict { with } => TemplateError::Conflict(with),
-                _ => TemplateError::NotAPath,
-            })?;
+            let routers = self.by_method.entry(method.clone()).or_default();
+            for (router, text) in
+                [(&mut routers.plain, template.text.clone()), (&mut routers.decoded, template.decoded())]
+            {
+                router.insert(text, index).map_err(|error| match error {
+                    matchit::InsertError::Conflict { with } => TemplateError::Conflict(with),
+                    _ => TemplateError::NotAPath,
+                })?;
+            }
         }
         self.routes.push(route);
         Ok(())
     }
 
     /// The route that describes `method` on `target`; a literal segment goes before a parameter.
-    pub fn find<'t, 'a>(&'t self, method: &Method, target: Target<'a>) -> Option<Match<'t, 'a, T>> {
-        let found = self.by_method.get(method)?.at(target.path()).ok()?;
-        let route = self.routes.get(*found.value)?;
-        Some(Match { route, parameters: Parameters(found.params) })
+    ///
+    /// # Errors
+    /// [`AmbiguousRoute`] when the path, decoded, is another route's.
+    pub fn find<'t, 'a>(
+        &'t self,
+        method: &Method,
+        target: Target<'a>,
+    ) -> Result<Option<Match<'t, 'a, T>>, AmbiguousRoute> {
+        let Some(routers) = self.by_method.get(method) else { return Ok(None) };
+        let found = routers.plain.at(target.path()).ok();
+        if target.path().contains('%') {
+            let decoded = routers.decoded.at(&decode_segment(target.path())).ok().map(|found| *found.value);
+            if decoded != found.as_ref().map(|found| *found.value) {
+                return Err(AmbiguousRoute);
+            }
+        }
+        let matched = |found: matchit::Match<'t, 'a, &'t usize>| {
+            let route = self.routes.get(*found.value)?;
+            Some(Match { route, parameters: Parameters(found.params) })
+        };
+        Ok(found.and_then(matched))
     }
 
     /// Every route, in the order of the configuration.
@@ -157,7 +197,7 @@ mod tests {
 
     fn find<'t>(table: &'t RouteTable<String>, target: &'static str) -> Option<&'t str> {
         let target = Target::parse(target.as_bytes()).unwrap();
-        table.find(&Method::GET, target).map(|found| found.route.as_str())
+        table.find(&Method::GET, target).unwrap().map(|found| found.route.as_str())
     }
 
     #[test]
@@ -168,13 +208,13 @@ mod tests {
         for other in ["/users/a/b/data", "/users/a/data/", "/users/data", "/Users/a/data", "/users/a", "/"] {
             assert_eq!(find(&table, other), None, "{other}");
         }
-        assert!(table.find(&Method::HEAD, Target::parse(b"/users/a/data").unwrap()).is_none());
+        assert!(table.find(&Method::HEAD, Target::parse(b"/users/a/data").unwrap()).unwrap().is_none());
     }
 
     #[test]
     fn parameters_are_decoded_once() {
         let table = table(&["/{a}/{b}"]);
-        let found = table.find(&Method::GET, Target::parse(b"/x%20y/%C3%A9").unwrap()).unwrap();
+        let found = table.find(&Method::GET, Target::parse(b"/x%20y/%C3%A9").unwrap()).unwrap().unwrap();
         assert_eq!(found.parameters.get("a").as_deref(), Some("x y"));
         assert_eq!(found.parameters.get("b").as_deref(), Some("é"));
         assert_eq!(found.parameters.get("c"), None);
@@ -186,6 +226,27 @@ mod tests {
         assert_eq!(find(&table, "/users/me"), Some("/users/me"));
         assert_eq!(find(&table, "/users/you"), Some("/users/{id}"));
         assert_eq!(find(&table, "/"), Some("/"));
+    }
+
+    #[test]
+    fn a_path_that_decodes_to_another_route_is_ambiguous() {
+        let table = table(&["/users/@me", "/users/{id}", "/caf%C3%A9", "/{page}", "/odd%7B"]);
+        for (target, route) in [
+            ("/users/@me", Ok(Some("/users/@me"))),
+            ("/users/%40me", Err(AmbiguousRoute)),
+            ("/users/%40you", Ok(Some("/users/{id}"))),
+            ("/users/a%40b", Ok(Some("/users/{id}"))),
+            ("/caf%C3%A9", Ok(Some("/caf%C3%A9"))),
+            ("/caf%c3%a9", Err(AmbiguousRoute)),
+            ("/caf%C3%A8", Ok(Some("/{page}"))),
+            ("/odd%7B", Ok(Some("/odd%7B"))),
+            ("/odd%7b", Err(AmbiguousRoute)),
+            ("/a/b/%20c", Ok(None)),
+        ] {
+            let target = Target::parse(target.as_bytes()).unwrap();
+            let found = table.find(&Method::GET, target).map(|found| found.map(|found| found.route.as_str()));
+            assert_eq!(found, route, "{target:?}");
+        }
     }
 
     #[test]

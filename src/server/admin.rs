@@ -1,6 +1,12 @@
 //! The admin listener: is the process alive, is it ready, what has it counted. Never on the data port.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -11,32 +17,42 @@ use tokio::net::TcpListener;
 use super::http1::{Http1Server, answer, json};
 use crate::{metrics::Metrics, snapshot::Snapshot};
 
+/// What the admin listener tells of.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The configuration at work.
+    pub snapshot: Arc<Snapshot>,
+    /// What has been counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the gate is about to stop.
+    pub draining: Arc<AtomicBool>,
+}
+
 /// Serves `/livez`, `/readyz` and `/metrics` on `listener`.
 ///
 /// # Errors
 /// When the listener has no address.
-pub fn start(listener: TcpListener, snapshot: Arc<Snapshot>, metrics: Arc<Metrics>) -> io::Result<Http1Server> {
-    Http1Server::start(listener, move |request: Request<Incoming>| {
-        let response = respond(&request, &snapshot, &metrics);
-        std::future::ready(response)
-    })
+pub fn start(listener: TcpListener, state: State) -> io::Result<Http1Server> {
+    Http1Server::start(listener, move |request: Request<Incoming>| std::future::ready(respond(&request, &state)))
 }
 
-fn respond(request: &Request<Incoming>, snapshot: &Snapshot, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
         return answer(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET only\n");
     }
     match request.uri().path() {
         "/livez" => answer(StatusCode::OK, "text/plain", "alive\n"),
-        "/readyz" => readiness(snapshot),
-        "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", metrics.text()),
+        "/readyz" => readiness(state),
+        "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", state.metrics.text()),
         _ => answer(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz or /metrics\n"),
     }
 }
 
-/// Ready means: every issuer's keys are there.
-fn readiness(snapshot: &Snapshot) -> Response<Full<Bytes>> {
-    let without_keys = snapshot.issuers().without_keys();
-    let status = if without_keys.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &serde_json::json!({ "ready": without_keys.is_empty(), "issuers_without_keys": without_keys }))
+/// Ready means: every issuer's keys are there, and the gate is not about to stop.
+fn readiness(state: &State) -> Response<Full<Bytes>> {
+    let without_keys = state.snapshot.issuers().without_keys();
+    let draining = state.draining.load(Ordering::Acquire);
+    let ready = without_keys.is_empty() && !draining;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &serde_json::json!({ "ready": ready, "draining": draining, "issuers_without_keys": without_keys }))
 }

@@ -16,22 +16,19 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::doors::proxy::ProxyDoor;
+use crate::{doors::proxy::ProxyDoor, refusal::Refusal};
 
 /// Idle connections kept to the upstream.
 const UPSTREAM_IDLE_MAX: usize = 256;
-
-/// What a connection beyond the limit is told.
-const OVERLOADED: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// A door at work.
 #[derive(Debug)]
 pub struct Listener {
     address: SocketAddr,
     stop: watch::Sender<bool>,
+    cut_off: CancellationToken,
     task: JoinHandle<()>,
 }
 
@@ -51,8 +48,9 @@ impl Listener {
         let proxy = Arc::new(http_proxy(&Arc::new(configuration), door));
         let (stop, stopped) = watch::channel(false);
         let places = Arc::new(Semaphore::new(connections_max));
-        let task = tokio::spawn(accept(listener, proxy, places, open, stopped));
-        Ok(Self { address, stop, task })
+        let cut_off = CancellationToken::new();
+        let task = tokio::spawn(accept(listener, proxy, places, open, stopped, cut_off.clone()));
+        Ok(Self { address, stop, cut_off, task })
     }
 
     /// Where it listens.
@@ -61,10 +59,13 @@ impl Listener {
     }
 
     /// Stops accepting, closes idle connections, and waits for requests under way, but not longer than `patience`.
-    pub async fn drain(self, patience: Duration) {
+    /// When this returns every visit has written its record.
+    pub async fn drain(mut self, patience: Duration) {
         let _ = self.stop.send(true);
-        if timeout(patience, self.task).await.is_err() {
-            tracing::warn!("requests were still under way at the end of the drain");
+        if timeout(patience, &mut self.task).await.is_err() {
+            tracing::warn!("requests were still under way at the end of the drain and are cut off");
+            self.cut_off.cancel();
+            let _ = self.task.await;
         }
     }
 }
@@ -75,6 +76,7 @@ async fn accept(
     places: Arc<Semaphore>,
     open: IntGauge,
     mut stopped: watch::Receiver<bool>,
+    cut_off: CancellationToken,
 ) {
     let tracker = TaskTracker::new();
     let shutdown = stopped.clone();
@@ -88,9 +90,9 @@ async fn accept(
             (Ok((stream, _)), Ok(place)) => {
                 open.inc();
                 let served = serve(stream, proxy.clone(), shutdown.clone(), place);
-                let open = open.clone();
+                let (open, cut_off) = (open.clone(), cut_off.clone());
                 tracker.spawn(async move {
-                    served.await;
+                    tokio::select! { () = served => {}, () = cut_off.cancelled() => {} }
                     open.dec();
                 });
             }
@@ -109,8 +111,13 @@ async fn accept(
     tracker.wait().await;
 }
 
+/// Tells a connection beyond the limit that there are too many.
 async fn turn_away(mut stream: TcpStream) {
-    let _ = timeout(Duration::from_secs(1), stream.write_all(OVERLOADED)).await;
+    let refusal = Refusal::Overloaded;
+    let after = refusal.retry_after().map_or(0, |after| after.as_secs());
+    let status = refusal.status();
+    let answer = format!("HTTP/1.1 {status}\r\nretry-after: {after}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let _ = timeout(Duration::from_secs(1), stream.write_all(answer.as_bytes())).await;
 }
 
 async fn serve(

@@ -34,7 +34,7 @@ impl<'a> RawToken<'a> {
         let in_query = inbound
             .target()
             .query()
-            .is_some_and(|query| query.split('&').any(|pair| pair.split('=').next() == Some("access_token")));
+            .is_some_and(|query| url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token"));
         let (scheme, token) = match field.map(|field| field.as_bytes()) {
             None => return Err(if in_query { TokenError::Several } else { TokenError::Missing }),
             Some(field) => field.split_at_checked("Bearer ".len()).ok_or(TokenError::Missing)?,
@@ -92,6 +92,7 @@ mod tests {
         assert_eq!(token_in("/", &["Bearer"]), Err(TokenError::Missing));
         assert_eq!(token_in("/", &["Bearer a", "Bearer a"]), Err(TokenError::Several));
         assert_eq!(token_in("/?access_token=a", &[]), Err(TokenError::Several));
+        assert_eq!(token_in("/?a=b&access%5ftoken=a", &["Bearer a"]), Err(TokenError::Several));
         assert_eq!(token_in("/?x=1&access_token=a", &["Bearer a"]), Err(TokenError::Several));
         assert_eq!(token_in("/", &["Bearer a b"]), Err(TokenError::Malformed));
         assert_eq!(token_in("/", &["Bearer  a"]), Err(TokenError::Malformed));

@@ -14,11 +14,38 @@ pub struct Delegation {
     attributes: Map<String, Value>,
 }
 
+/// What a token says of a delegation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delegated {
+    /// Nothing, or `{}`: issuers do sign tokens with an empty delegation.
+    Nobody,
+    /// A whole one.
+    User(Delegation),
+    /// Something that names no user. It never stands for a user, and never for none where that matters.
+    Unclear,
+}
+
+impl Delegated {
+    pub(super) fn of(claims: &Map<String, Value>) -> Self {
+        match claims.get(CLAIM) {
+            None | Some(Value::Null) => Self::Nobody,
+            Some(Value::Object(members)) if members.is_empty() => Self::Nobody,
+            Some(claim) => Delegation::parse(claim).map_or(Self::Unclear, Self::User),
+        }
+    }
+
+    /// The whole delegation, if it is one.
+    pub const fn user(&self) -> Option<&Delegation> {
+        match self {
+            Self::User(delegation) => Some(delegation),
+            Self::Nobody | Self::Unclear => None,
+        }
+    }
+}
+
 impl Delegation {
-    /// The delegation in `claims`. `{}`, a missing or unusable `sub`, or another shape count as none: issuers do
-    /// sign tokens with an empty delegation.
-    pub(super) fn of(claims: &Map<String, Value>) -> Option<Self> {
-        let attributes = claims.get(CLAIM)?.as_object()?;
+    fn parse(claim: &Value) -> Option<Self> {
+        let attributes = claim.as_object()?;
         let user = Identifier::parse(attributes.get("sub")?.as_str()?)?;
         Some(Self { user, attributes: attributes.clone() })
     }
@@ -40,30 +67,31 @@ mod tests {
 
     use super::*;
 
-    fn user_in(value: Value) -> Option<String> {
-        let claims = Map::from_iter([(CLAIM.to_owned(), value)]);
-        Delegation::of(&claims).map(|delegation| delegation.user().as_str().to_owned())
+    fn delegated(value: Value) -> Delegated {
+        Delegated::of(&Map::from_iter([(CLAIM.to_owned(), value)]))
     }
 
     #[test]
     fn only_a_whole_delegation_is_one() {
-        assert_eq!(user_in(json!({"sub": "user-1", "groups": []})), Some("user-1".into()));
-        for none in [
-            json!({}),
-            json!(null),
+        let whole = delegated(json!({ "sub": "user-1", "groups": [] }));
+        assert_eq!(whole.user().map(|delegation| delegation.user().as_str()), Some("user-1"));
+        for nobody in [json!({}), json!(null)] {
+            assert_eq!(delegated(nobody.clone()), Delegated::Nobody, "{nobody}");
+        }
+        assert_eq!(Delegated::of(&Map::new()), Delegated::Nobody);
+        for unclear in [
             json!("user-1"),
             json!(["user-1"]),
-            json!({"username": "a"}),
-            json!({"sub": ""}),
-            json!({"sub": null}),
-            json!({"sub": 1}),
-            json!({"sub": " user-1"}),
-            json!({"sub": "user-1\n"}),
-            json!({"sub": "user\u{0}-1"}),
-            json!({"sub": {"__entity": {"type": "User", "id": "victim"}}}),
+            json!({ "username": "a" }),
+            json!({ "sub": "" }),
+            json!({ "sub": null }),
+            json!({ "sub": 1 }),
+            json!({ "sub": " user-1" }),
+            json!({ "sub": "user-1\n" }),
+            json!({ "sub": "user\u{0}-1" }),
+            json!({ "sub": { "__entity": { "type": "User", "id": "victim" } } }),
         ] {
-            assert_eq!(user_in(none.clone()), None, "{none}");
+            assert_eq!(delegated(unclear.clone()), Delegated::Unclear, "{unclear}");
         }
-        assert_eq!(Delegation::of(&Map::new()), None);
     }
 }

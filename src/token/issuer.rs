@@ -12,7 +12,7 @@ use super::{
     TokenError, VerifiedToken,
     algorithm::Algorithm,
     claims::{Claims, Identifier},
-    delegation::Delegation,
+    delegation::Delegated,
     jwks::KeySet,
     keys::{KeySource, Settings},
 };
@@ -99,6 +99,9 @@ pub struct Rules {
     pub(super) ring: Settings,
 }
 
+/// Claims that only ID tokens carry (OpenID Connect Core 1.0 sections 2 and 3.1.3.6).
+const ID_TOKEN_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
+
 /// The claims of a token whose signature the caller has verified and vouches for.
 pub(super) struct Signed {
     pub(super) claims: Map<String, Value>,
@@ -130,6 +133,8 @@ impl Rules {
         let algorithms = problems.keep(algorithms(config));
         let leeway = problems.keep(bounded(settings.leeway_s.as_ref(), "leeway_s", 10, 0..=300));
         let ring = problems.keep(ring(settings));
+        problems.keep(settings.client_ids.as_ref().map_or(Ok(()), known_clients));
+        problems.keep(settings.scope_prefix.as_ref().map_or(Ok(()), bounded_prefix));
         let agent_id_prefix = problems.keep(prefix(settings.agent_id_prefix.as_ref()));
         let user_id_prefix = problems.keep(prefix(settings.user_id_prefix.as_ref()));
         let rules = (|| {
@@ -194,6 +199,11 @@ impl Rules {
                 read.identifier("client_id")?
             }
             Profile::OidcGeneric { audiences } => {
+                let of_another_kind = matches!(read.text("token_use")?, Some(other) if other != "access")
+                    || ID_TOKEN_CLAIMS.iter().any(|name| claims.contains_key(*name));
+                if of_another_kind {
+                    return Err(TokenError::UseWrong);
+                }
                 let named = read.audience()?;
                 if !audiences.iter().any(|ours| named.contains(&ours.as_str())) {
                     return Err(TokenError::AudienceWrong);
@@ -211,8 +221,8 @@ impl Rules {
         Ok(VerifiedToken {
             client,
             scopes,
-            delegation: Delegation::of(&claims),
-            // An app that cannot be named is none; a policy that needs it finds it missing.
+            delegated: Delegated::of(&claims),
+            // An app that cannot be named is told to nobody; policies read the claim itself, if it fits the schema.
             caller_app: read.identifier("callerApp").ok().flatten(),
             rules: self.clone(),
             expires,
@@ -304,8 +314,10 @@ fn cognito(settings: &IssuerSettings) -> Result<Profile, Problem> {
 }
 
 fn generic(settings: &IssuerSettings) -> Result<Profile, Problem> {
-    let audiences = settings.audiences.as_ref().filter(|some| !some.value.iter().all(String::is_empty));
-    match audiences {
+    match settings.audiences.as_ref().filter(|some| !some.value.is_empty()) {
+        Some(audiences) if audiences.value.iter().any(String::is_empty) => {
+            Err(Problem::at(audiences, "an empty audience").fix("write the values of `aud` that mean this service"))
+        }
         Some(audiences) => Ok(Profile::OidcGeneric { audiences: audiences.value.clone() }),
         None => {
             Err(Problem::at(&settings.issuer, "nothing says which tokens of this issuer are meant for this service")
@@ -348,6 +360,31 @@ fn ring(settings: &IssuerSettings) -> Result<Settings, Problems> {
         })
     })();
     problems.into_result(ring)
+}
+
+fn known_clients(clients: &Spanned<Vec<String>>) -> Result<(), Problem> {
+    match clients.value.iter().all(|id| Identifier::parse(id).is_some()) {
+        true => Ok(()),
+        false => {
+            Err(Problem::at(clients, "a client id that no token can carry").fix("write the ids as the issuer does"))
+        }
+    }
+}
+
+/// Without a mark at its end a prefix would match the scopes of another resource server.
+fn bounded_prefix(prefix: &Spanned<String>) -> Result<(), Problem> {
+    let text = &prefix.value;
+    match is_scope(text) && text.ends_with(|end: char| !end.is_alphanumeric()) {
+        true => Ok(()),
+        false => {
+            Err(Problem::at(prefix, "not a prefix of scopes").fix("end it with the mark that follows, as in `orders/`"))
+        }
+    }
+}
+
+/// Whether `text` is a scope-token (RFC 6749 section 3.3).
+pub fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
 }
 
 /// A prefix ends at the first `|`, so it may not hold one.

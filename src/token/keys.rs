@@ -2,7 +2,8 @@
 //! key it does not hold.
 //!
 //! One task per ring does all fetching, so there is never more than one fetch in flight, and a caller that goes away
-//! cancels nothing. Between two fetches lies at least [`Settings::cooldown`].
+//! cancels nothing. Between a fetch and one that a token asks for lies at least [`Settings::cooldown`]; after a failure
+//! the ring tries again by itself, after one second first and then ever more.
 
 use std::{
     path::PathBuf,
@@ -48,9 +49,9 @@ pub enum KeySource {
 pub struct Settings {
     /// Time between background refreshes.
     pub refresh_interval: Duration,
-    /// Least time between two fetches, whoever asks.
+    /// Least time between a fetch and the next one that a token asks for.
     pub cooldown: Duration,
-    /// The longest a fetch may take.
+    /// The longest that fetching one document may take.
     pub fetch_timeout: Duration,
     /// How long the last good keys serve while the source fails.
     pub stale_max: Duration,
@@ -67,7 +68,7 @@ impl Default for Settings {
     }
 }
 
-/// After a failed first fetch the next one follows sooner than [`Settings::cooldown`]: nothing is served meanwhile.
+/// After a failed fetch the ring tries again after this, then after twice as long, and so on.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -124,26 +125,30 @@ impl std::fmt::Debug for Sources {
 }
 
 impl KeySource {
-    /// Fetches the key set once.
+    /// Fetches the key set once; each document within `limit`.
     ///
     /// # Errors
     /// [`SourceError`].
-    pub async fn load(&self, sources: &Sources) -> Result<(Vec<u8>, KeySet), SourceError> {
+    pub async fn load(&self, sources: &Sources, limit: Duration) -> Result<(Vec<u8>, KeySet), SourceError> {
+        let get = async |url: &Url| {
+            let fetched = timeout(limit, sources.fetch.get(url)).await;
+            fetched.unwrap_or(Err(FetchError::TimedOut(limit.as_millis())))
+        };
         let document = match self {
-            Self::Url(url) => sources.fetch.get(url).await?,
+            Self::Url(url) => get(url).await?,
             Self::File(path) => {
                 let failed = |error| SourceError::File { path: path.clone(), error };
                 sources.files.read(path).map_err(failed)?.into_bytes()
             }
             Self::Discovery { issuer, metadata } => {
-                let found = json::parse_object(&sources.fetch.get(metadata).await?)?;
+                let found = json::parse_object(&get(metadata).await?)?;
                 if found.get("issuer").and_then(|named| named.as_str()) != Some(issuer) {
                     return Err(SourceError::OtherIssuer);
                 }
                 let url = found.get("jwks_uri").and_then(|uri| uri.as_str()).and_then(|uri| Url::parse(uri).ok());
                 let keeps_tls = |url: &Url| url.scheme() == "https" || metadata.scheme() == "http";
                 let url = url.filter(|url| is_trustworthy(url) && keeps_tls(url)).ok_or(SourceError::NoJwksUri)?;
-                sources.fetch.get(&url).await?
+                get(&url).await?
             }
         };
         let set = KeySet::parse(&document)?;
@@ -292,10 +297,7 @@ impl Shared {
 async fn keep(name: String, source: KeySource, sources: Sources, settings: Settings, shared: Arc<Shared>) {
     let mut retry = RETRY_FIRST;
     loop {
-        let limit = settings.fetch_timeout.saturating_mul(2);
-        let outcome = timeout(limit, source.load(&sources))
-            .await
-            .unwrap_or_else(|_| Err(FetchError::TimedOut(limit.as_millis()).into()));
+        let outcome = source.load(&sources, settings.fetch_timeout).await;
         match &outcome {
             Ok((_, keys)) => {
                 tracing::debug!(issuer = %name, keys = keys.len(), skipped = ?keys.skipped(), "keys fetched");
@@ -304,7 +306,8 @@ async fn keep(name: String, source: KeySource, sources: Sources, settings: Setti
             Err(error) => tracing::warn!(issuer = %name, %error, "keys could not be fetched"),
         }
         let pause = if outcome.is_ok() {
-            settings.refresh_interval
+            // Keys are fetched again well before they are too old to serve.
+            settings.refresh_interval.min(settings.stale_max.div_f64(2.0))
         } else {
             let pause = retry.min(settings.refresh_interval).min(shared.fresh_for(&settings));
             retry = retry.saturating_mul(2).min(RETRY_MAX);

@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 pub use self::bearer::RawToken;
 use self::{
     claims::Identifier,
-    delegation::Delegation,
+    delegation::{Delegated, Delegation},
     issuer::{Rules, Signed},
     jws::Jws,
     keys::{KeyError, KeyRing, Sources},
@@ -81,7 +81,7 @@ pub struct VerifiedToken {
     client: Identifier,
     scopes: Vec<String>,
     caller_app: Option<Identifier>,
-    delegation: Option<Delegation>,
+    delegated: Delegated,
     claims: Map<String, Value>,
     size: usize,
     expires: Timestamp,
@@ -105,7 +105,7 @@ impl VerifiedToken {
     }
     /// The user's Cedar id, if there is a delegation.
     pub fn user_id(&self) -> Option<String> {
-        self.delegation.as_ref().map(|delegation| self.rules.user_id(delegation.user()))
+        self.delegation().map(|delegation| self.rules.user_id(delegation.user()))
     }
     /// `iss`.
     pub fn issuer(&self) -> &str {
@@ -121,7 +121,11 @@ impl VerifiedToken {
     }
     /// On whose behalf the agent acts.
     pub const fn delegation(&self) -> Option<&Delegation> {
-        self.delegation.as_ref()
+        self.delegated.user()
+    }
+    /// What it says of a delegation, whole or not.
+    pub const fn delegated(&self) -> &Delegated {
+        &self.delegated
     }
     /// Every claim, as signed.
     pub const fn claims(&self) -> &Map<String, Value> {

@@ -77,7 +77,7 @@ fn an_issuer_without_audience_check_is_refused() {
     with("orders/", "\"\"", &[nothing]);
     with("cognito_access", "oidc_generic", &[nothing, "give `audiences`"]);
     with("scope_prefix: orders/", "audiences: [api]", &["Cognito access tokens carry no `aud`", "config.yaml:7:"]);
-    with("cognito_access:", "oidc_generic:\n      audiences: [\"\"]", &[nothing]);
+    with("cognito_access:", "oidc_generic:\n      audiences: []", &[nothing]);
 }
 
 #[test]
@@ -198,4 +198,58 @@ fn broken_yaml_is_shown_where_it_breaks() {
     with("[1example23456789]", "{ a: b: c", &["config.yaml:6:", "client_ids"]);
     with("scope_prefix: orders/", "scope_prefix: \"orders/", &["config.yaml:"]);
     with("routes:", "\troutes:", &["found a tab", "config.yaml:7:"]);
+}
+
+#[test]
+fn problems_far_out_on_a_line_are_told_without_a_picture() {
+    let far = format!("{MINIMAL}# {}\nfar: [{}]\n", "x".repeat(70_000), "1, ".repeat(40_000));
+    let shown = problems_of(&far);
+    assert!(shown.contains("config.yaml:16:1: unknown field `far`"), "{shown:.300}");
+}
+
+#[test]
+fn settings_that_would_let_in_more_than_they_say_are_refused() {
+    with("scope_prefix: orders/", "scope_prefix: orders", &["not a prefix of scopes", "as in `orders/`"]);
+    with("[1example23456789]", "[\"\"]", &["a client id that no token can carry"]);
+    with("cognito_access:", "oidc_generic:\n      audiences: [\"\", api]", &["an empty audience"]);
+    with("routes:", "entities: { agent: User, user: User }\nroutes:", &["agents and users are of one type"]);
+    with("action: readOnly", "action: readOnly\n    scope: \"a b\\\"\"", &["not a scope"]);
+    with(
+        "routes:",
+        "identity: { user_header: x_id, app_header: x-id }\nroutes:",
+        &["two identity headers have one name"],
+    );
+    for header in ["upgrade", "Expect", "content_length", "te"] {
+        with("routes:", &format!("identity: {{ agent_header: {header} }}\nroutes:"), &["cannot carry an identity"]);
+    }
+    with("UserData::\"{path.userId}\"", "UserData::\"{path.userId}:{path.userId}\"", &["there must be a `/`"]);
+}
+
+#[test]
+fn a_schema_that_speaks_of_what_nothing_supplies_is_refused() {
+    let policies = "@id(\"a\") permit (principal, action, resource);";
+    let problems = |schema: &str| {
+        let files = Files::memory([("policies/schema.cedarschema", schema), ("policies/a.cedar", policies)]);
+        let compiled = config::parse("config.yaml".into(), MINIMAL.into(), files).and_then(|loaded| loaded.compile());
+        compiled.map(|_| String::new()).unwrap_or_else(|problems| problems.to_string())
+    };
+    let good = house::repository("policies/schema.cedarschema");
+    assert_eq!(problems(&good), "");
+    for (from, to, shown) in [
+        ("entity Agent;", "entity Team; entity Agent in [Team];", "gives `Agent` parents, which nothing supplies"),
+        ("entity Agent;", "entity Agent tags String;", "gives `Agent` tags, which nothing supplies"),
+        ("entity UserData = {", "entity Folder; entity UserData in [Folder] = {", "gives `UserData` parents"),
+        ("onBehalfOf?: User,", "onBehalfOf?: User, ip?: ipaddr,", "nothing supplies `context.ip`"),
+        ("callerApp: String,", "callerApp: String, manager?: User,", "claim `manager` names agents or users"),
+        ("callerApp: String,", "callerApp: String, team?: { lead: Set<Agent> },", "claim `team` names agents or users"),
+        (
+            "username?: String,",
+            "username?: String, manager?: User,",
+            "attribute `manager` of `User` names agents or users",
+        ),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let problems = problems(&good.replace(from, to));
+        assert!(problems.contains(shown), "{to}: `{shown}` is not in\n{problems}");
+    }
 }

@@ -15,6 +15,7 @@ use portcullis::{
     },
     config::{self, Loaded},
     demo::{keys::SigningKey, service::Service},
+    metrics::Metrics,
 };
 use serde_json::{Value, json};
 use serde_saphyr::{Location, Spanned};
@@ -42,8 +43,8 @@ impl Clock for Still {
 struct Channel(UnboundedSender<Record>);
 
 impl Sink for Channel {
-    fn write(&self, record: &Record) -> bool {
-        self.0.send(record.clone()).is_ok()
+    fn write(&self, record: &Record) {
+        let _ = self.0.send(record.clone());
     }
 }
 
@@ -150,7 +151,9 @@ impl House {
         loaded.config.listen = anywhere();
         loaded.config.admin = Some(anywhere());
         let (sender, records) = unbounded_channel();
-        let app = App::start(&loaded, Arc::new(Still(now)), Arc::new(Channel(sender))).await;
+        let app =
+            App::start(&loaded, Arc::new(Still(now)), Arc::new(Channel(sender)), Arc::new(Metrics::new().unwrap()))
+                .await;
         Self { app: app.unwrap_or_else(|error| panic!("{error}")), service, records }
     }
 

@@ -379,3 +379,78 @@ async fn an_upstream_with_a_certificate_nobody_vouches_for_is_not_talked_to() {
     let mut house = gate(&format!("https://localhost:{}", nginx.port), "").await;
     assert_eq!(ask(&mut house).await, (502, "upstream_unreachable"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_upstream_gets_its_own_host_unless_it_is_to_get_the_clients() {
+    let mut house = House::build(Some(ROUTES), &[], house::NOW).await;
+    let request = wire::request("GET", "/users/user-1/data", &[bearer()]);
+    let (answer, _) = house.ask(&request).await;
+    assert_eq!(answer.json()["headers"]["host"][0], house.service.address().to_string());
+    let settings = ROUTES.replace("url: 'http://127.0.0.1:1'", "url: 'http://127.0.0.1:1', forward_host: true");
+    let mut house = House::build(Some(&settings), &[], house::NOW).await;
+    let (answer, _) = house.ask(&request).await;
+    assert_eq!(answer.json()["headers"]["host"][0], "gate.example");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_still_comes_after_100_continue() {
+    let hesitant = upstream(b"HTTP/1.1 100 Continue\r\n\r\n", false).await;
+    let mut house = gate(&format!("http://{hesitant}"), "").await;
+    let (name, value) = bearer();
+    let request = format!(
+        "POST /users/user-1/data HTTP/1.1\r\nhost: gate\r\n{name}: {value}\r\nexpect: 100-continue\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc"
+    );
+    let answers = String::from_utf8_lossy(&wire::send(house.app.address(), request.as_bytes()).await).into_owned();
+    assert!(answers.contains("HTTP/1.1 504"), "{answers}");
+    let record = house.record().await.unwrap();
+    assert_eq!((record.code, record.status), ("upstream_timed_out", 504));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_let_go_and_recorded() {
+    if !present("nginx") {
+        return;
+    }
+    let nginx = Nginx::start("", "location / { root files; }", |folder| {
+        std::fs::create_dir_all(folder.join("files/users/user-1")).unwrap();
+        std::fs::write(folder.join("files/users/user-1/data"), vec![b'x'; 50_000_000]).unwrap();
+    });
+    let nginx = nginx.await;
+    let mut house = gate(&format!("http://127.0.0.1:{}", nginx.port), "limits: { client_timeout_ms: 300 }\n").await;
+    let mut stream = TcpStream::connect(house.app.address()).await.unwrap();
+    stream.write_all(&wire::request("GET", "/users/user-1/data", &[bearer()])).await.unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    let mut record = None;
+    while record.is_none() && tokio::time::Instant::now() < deadline {
+        record = house.record().await;
+    }
+    assert_eq!(record.expect("a record").code, "client_gone");
+    drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http_1_0_client_sees_the_end_of_its_answer() {
+    let mut house = House::build(Some(ROUTES), &[], house::NOW).await;
+    let (name, value) = bearer();
+    let request = format!("GET /users/user-1/data HTTP/1.0\r\nhost: gate\r\n{name}: {value}\r\n\r\n");
+    let (answer, _) = house.ask(request.as_bytes()).await;
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn a_policy_as_long_and_as_deep_as_may_be_is_decided() {
+    let long = " && true".repeat(398);
+    let deep = format!("{}true{}", "if true then (".repeat(45), ") else false".repeat(45));
+    let decide = async |condition: String| {
+        let policy = format!("@id(\"a\") permit (principal, action, resource) when {{ {condition} }};");
+        let mut house = House::build(Some(ROUTES), &[("policies/users.cedar".into(), policy)], house::NOW).await;
+        let (answer, record) = house.ask(&wire::request("GET", "/users/user-1/data", &[bearer()])).await;
+        assert_eq!((answer.status, record.unwrap().code), (200, "allowed"));
+    };
+    // Workers as `serve` has them.
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.thread_stack_size(portcullis::cli::WORKER_STACK_BYTES).enable_all().build().unwrap();
+    for condition in [format!("true{long}"), deep] {
+        runtime.block_on(decide(condition));
+    }
+}
