@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,13 +33,13 @@ use crate::wire::{self, Answer};
 /// When everything here happens: a little after the scenario's token was issued.
 pub(crate) const NOW: u64 = 1_795_000_100;
 
-/// A clock that stands still.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Still(pub(crate) u64);
+/// A clock that stands still until it is moved.
+#[derive(Debug)]
+pub(crate) struct Still(AtomicU64);
 
 impl Clock for Still {
     fn now(&self) -> Timestamp {
-        Timestamp::from_seconds(self.0)
+        Timestamp::from_seconds(self.0.load(Ordering::SeqCst))
     }
 }
 
@@ -107,6 +110,7 @@ pub(crate) fn anywhere() -> Spanned<SocketAddr> {
 pub(crate) struct House {
     pub(crate) app: App,
     pub(crate) service: Service,
+    clock: Arc<Still>,
     records: UnboundedReceiver<Record>,
 }
 
@@ -151,10 +155,15 @@ impl House {
         loaded.config.listen = anywhere();
         loaded.config.admin = Some(anywhere());
         let (sender, records) = unbounded_channel();
+        let clock = Arc::new(Still(AtomicU64::new(now)));
         let app =
-            App::start(&loaded, Arc::new(Still(now)), Arc::new(Channel(sender)), Arc::new(Metrics::new().unwrap()))
-                .await;
-        Self { app: app.unwrap_or_else(|error| panic!("{error}")), service, records }
+            App::start(&loaded, clock.clone(), Arc::new(Channel(sender)), Arc::new(Metrics::new().unwrap())).await;
+        Self { app: app.unwrap_or_else(|error| panic!("{error}")), service, clock, records }
+    }
+
+    /// Makes it `now`.
+    pub(crate) fn at(&self, now: u64) {
+        self.clock.0.store(now, Ordering::SeqCst);
     }
 
     /// Sends bytes; gives back the first answer and the record of the request, if the gate wrote one.

@@ -454,3 +454,16 @@ fn a_policy_as_long_and_as_deep_as_may_be_is_decided() {
         runtime.block_on(decide(condition));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_known_stops_being_believed_when_it_expires() {
+    let mut house = House::build(Some(ROUTES), &[], house::NOW).await;
+    let request = wire::request("GET", "/users/user-1/data", &[bearer()]);
+    // `exp` is 1795003600, and clocks may differ by 10 seconds.
+    for (now, code) in [(house::NOW, "allowed"), (1_795_003_609, "allowed"), (1_795_003_610, "token_expired")] {
+        house.at(now);
+        let (_, record) = house.ask(&request).await;
+        let record = record.unwrap();
+        assert_eq!((record.code, record.token_cached), (code, now == 1_795_003_609));
+    }
+}
