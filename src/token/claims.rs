@@ -58,9 +58,14 @@ impl<'a> Claims<'a> {
         }
     }
 
-    /// `scope` (RFC 8693 section 4.2): words separated by single blanks, or an array of words.
-    pub(super) fn scope(self) -> Result<Vec<String>, TokenError> {
-        match self.0.get("scope") {
+    /// Whether a claim is there and says something.
+    pub(super) fn has(self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// Scopes (RFC 8693 section 4.2): words separated by blanks, or an array of words.
+    pub(super) fn words(self, name: &str) -> Result<Vec<String>, TokenError> {
+        match self.0.get(name) {
             None => Ok(Vec::new()),
             Some(Value::String(words)) => {
                 Ok(words.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect())
@@ -102,7 +107,7 @@ mod tests {
                 let claims = Map::from_iter([(name.to_owned(), value.clone())]);
                 let claims = Claims(&claims);
                 let refused = match name {
-                    "scope" => claims.scope().is_err(),
+                    "scope" => claims.words("scope").is_err(),
                     "aud" => claims.audience().is_err(),
                     _ => claims.text(name).is_err(),
                 };
@@ -115,6 +120,6 @@ mod tests {
     #[test]
     fn scope_is_split_at_blanks() {
         let claims = Map::from_iter([("scope".to_owned(), json!("a/read  b/read"))]);
-        assert_eq!(Claims(&claims).scope(), Ok(vec!["a/read".into(), "b/read".into()]));
+        assert_eq!(Claims(&claims).words("scope"), Ok(vec!["a/read".into(), "b/read".into()]));
     }
 }

@@ -1,17 +1,24 @@
-//! On whose behalf an agent acts, in one shape whatever the token's.
+//! On whose behalf an agent acts, in one shape whatever the token's: `onBehalfOf` as an object or as JSON text, a flat
+//! claim that the configuration names, or `act` of RFC 8693 section 4.1, in which the *token's* subject is the user and
+//! the actors stand in `act`, the latest outermost.
 
 use serde_json::{Map, Value};
 
-use super::claims::Identifier;
+use super::{TokenError, claims::Identifier};
+use crate::base::json;
 
 /// The claim that names the user.
 const CLAIM: &str = "onBehalfOf";
+
+/// How many actors may stand inside each other.
+const ACTORS_MAX: usize = 8;
 
 /// A complete delegation: there is no such value for an empty or partial one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delegation {
     user: Identifier,
     attributes: Map<String, Value>,
+    actors: Vec<Identifier>,
 }
 
 /// What a token says of a delegation.
@@ -25,13 +32,88 @@ pub enum Delegated {
     Unclear,
 }
 
+/// Where a flat claim names the user: member names, from the outside in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserClaim(Vec<String>);
+
+impl UserClaim {
+    /// Parses `claim` or `outer.inner`; `None` for an empty name.
+    pub fn parse(path: &str) -> Option<Self> {
+        let names: Vec<_> = path.split('.').map(str::to_owned).collect();
+        names.iter().all(|name| !name.is_empty()).then_some(Self(names))
+    }
+
+    fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<(&'a Value, &'a Map<String, Value>)> {
+        let (last, outer) = self.0.split_last()?;
+        let holder = outer.iter().try_fold(claims, |members, name| members.get(name)?.as_object())?;
+        Some((holder.get(last)?, holder))
+    }
+}
+
 impl Delegated {
-    pub(super) fn of(claims: &Map<String, Value>) -> Self {
-        match claims.get(CLAIM) {
-            None | Some(Value::Null) => Self::Nobody,
-            Some(Value::Object(members)) if members.is_empty() => Self::Nobody,
-            Some(claim) => Delegation::parse(claim).map_or(Self::Unclear, Self::User),
+    /// What `claims` say; of the user by `user_claim`, where there is one, in place of `onBehalfOf`.
+    ///
+    /// # Errors
+    /// `DelegationConflict` when two claims name different users.
+    pub(super) fn of(claims: &Map<String, Value>, user_claim: Option<&UserClaim>) -> Result<Self, TokenError> {
+        let stated = match user_claim {
+            None => Self::on_behalf_of(claims.get(CLAIM)),
+            Some(claim) => Self::flat(claim.find(claims)),
+        };
+        match (stated, Self::acting(claims)) {
+            (stated, Self::Nobody) => Ok(stated),
+            (Self::Nobody, acting) => Ok(acting),
+            (Self::User(stated), Self::User(acting)) if stated.user == acting.user => {
+                Ok(Self::User(Delegation { actors: acting.actors, ..stated }))
+            }
+            _ => Err(TokenError::DelegationConflict),
         }
+    }
+
+    fn on_behalf_of(claim: Option<&Value>) -> Self {
+        match claim {
+            None | Some(Value::Null) => Self::Nobody,
+            Some(Value::Object(members)) => Self::members(members),
+            Some(Value::String(text)) if text.is_empty() => Self::Nobody,
+            Some(Value::String(text)) => {
+                json::parse_object(text.as_bytes()).map_or(Self::Unclear, |it| Self::members(&it))
+            }
+            Some(_) => Self::Unclear,
+        }
+    }
+
+    fn members(members: &Map<String, Value>) -> Self {
+        if members.is_empty() {
+            return Self::Nobody;
+        }
+        Self::naming(members.get("sub"), members, Vec::new())
+    }
+
+    fn flat(found: Option<(&Value, &Map<String, Value>)>) -> Self {
+        match found {
+            None | Some((Value::Null, _)) => Self::Nobody,
+            Some((Value::String(text), _)) if text.is_empty() => Self::Nobody,
+            Some((user, beside)) => Self::naming(Some(user), beside, Vec::new()),
+        }
+    }
+
+    fn acting(claims: &Map<String, Value>) -> Self {
+        let mut actors = Vec::new();
+        let mut next = claims.get("act").filter(|act| !act.is_null());
+        while let Some(actor) = next {
+            let named = actor.get("sub").and_then(Value::as_str).and_then(Identifier::parse);
+            match named {
+                Some(named) if actors.len() < ACTORS_MAX => actors.push(named),
+                _ => return Self::Unclear,
+            }
+            next = actor.get("act").filter(|act| !act.is_null());
+        }
+        if actors.is_empty() { Self::Nobody } else { Self::naming(claims.get("sub"), &Map::new(), actors) }
+    }
+
+    fn naming(user: Option<&Value>, attributes: &Map<String, Value>, actors: Vec<Identifier>) -> Self {
+        let user = user.and_then(Value::as_str).and_then(Identifier::parse);
+        user.map_or(Self::Unclear, |user| Self::User(Delegation { user, attributes: attributes.clone(), actors }))
     }
 
     /// The whole delegation, if it is one.
@@ -44,12 +126,6 @@ impl Delegated {
 }
 
 impl Delegation {
-    fn parse(claim: &Value) -> Option<Self> {
-        let attributes = claim.as_object()?;
-        let user = Identifier::parse(attributes.get("sub")?.as_str()?)?;
-        Some(Self { user, attributes: attributes.clone() })
-    }
-
     /// The user acted for: `sub` in the user's own issuer.
     pub const fn user(&self) -> &Identifier {
         &self.user
@@ -59,6 +135,11 @@ impl Delegation {
     pub const fn attributes(&self) -> &Map<String, Value> {
         &self.attributes
     }
+
+    /// Who acts, the latest first, where the token has `act`.
+    pub fn actors(&self) -> &[Identifier] {
+        &self.actors
+    }
 }
 
 #[cfg(test)]
@@ -67,21 +148,27 @@ mod tests {
 
     use super::*;
 
-    fn delegated(value: Value) -> Delegated {
-        Delegated::of(&Map::from_iter([(CLAIM.to_owned(), value)]))
+    fn of(claims: impl Into<Value>) -> Result<Delegated, TokenError> {
+        Delegated::of(claims.into().as_object().unwrap(), None)
+    }
+
+    fn user_in(claims: Value) -> Option<String> {
+        of(claims).unwrap().user().map(|delegation| delegation.user().as_str().to_owned())
     }
 
     #[test]
     fn only_a_whole_delegation_is_one() {
-        let whole = delegated(json!({ "sub": "user-1", "groups": [] }));
-        assert_eq!(whole.user().map(|delegation| delegation.user().as_str()), Some("user-1"));
-        for nobody in [json!({}), json!(null)] {
-            assert_eq!(delegated(nobody.clone()), Delegated::Nobody, "{nobody}");
+        assert_eq!(user_in(json!({ "onBehalfOf": { "sub": "user-1", "groups": [] } })), Some("user-1".into()));
+        for nobody in [json!({}), json!(null), json!(""), json!("{}")] {
+            assert_eq!(of(json!({ "onBehalfOf": nobody })), Ok(Delegated::Nobody), "{nobody}");
         }
-        assert_eq!(Delegated::of(&Map::new()), Delegated::Nobody);
+        assert_eq!(of(json!({})), Ok(Delegated::Nobody));
         for unclear in [
             json!("user-1"),
+            json!("{\"sub\":\"a\",\"sub\":\"b\"}"),
+            json!("[\"user-1\"]"),
             json!(["user-1"]),
+            json!(1),
             json!({ "username": "a" }),
             json!({ "sub": "" }),
             json!({ "sub": null }),
@@ -91,7 +178,59 @@ mod tests {
             json!({ "sub": "user\u{0}-1" }),
             json!({ "sub": { "__entity": { "type": "User", "id": "victim" } } }),
         ] {
-            assert_eq!(delegated(unclear.clone()), Delegated::Unclear, "{unclear}");
+            assert_eq!(of(json!({ "onBehalfOf": unclear })), Ok(Delegated::Unclear), "{unclear}");
         }
+    }
+
+    #[test]
+    fn json_text_says_the_same_as_an_object() {
+        let object = json!({ "sub": "user-1", "username": "a" });
+        assert_eq!(of(json!({ "onBehalfOf": object.to_string() })), of(json!({ "onBehalfOf": object })));
+    }
+
+    #[test]
+    fn in_act_the_subject_is_the_user_and_the_outermost_actor_the_latest() {
+        let chain = json!({ "sub": "user-1", "act": { "sub": "agent-2", "act": { "sub": "agent-1" } } });
+        let delegated = of(chain).unwrap();
+        let delegation = delegated.user().unwrap();
+        let actors: Vec<_> = delegation.actors().iter().map(Identifier::as_str).collect();
+        assert_eq!((delegation.user().as_str(), actors), ("user-1", vec!["agent-2", "agent-1"]));
+        let deep = |depth| (0..depth).fold(json!({ "sub": "a" }), |act, _| json!({ "sub": "a", "act": act }));
+        assert!(of(json!({ "sub": "u", "act": deep(ACTORS_MAX - 1) })).unwrap().user().is_some());
+        for act in [json!({}), json!("a"), json!([]), json!({ "sub": "" }), deep(ACTORS_MAX)] {
+            assert_eq!(of(json!({ "sub": "u", "act": act })), Ok(Delegated::Unclear), "{act}");
+        }
+        assert_eq!(of(json!({ "act": { "sub": "a" } })), Ok(Delegated::Unclear));
+    }
+
+    #[test]
+    fn two_claims_that_name_different_users_are_refused() {
+        let both =
+            |user: Value, subject: &str| of(json!({ "onBehalfOf": user, "sub": subject, "act": { "sub": "agent" } }));
+        let agreed = both(json!({ "sub": "user-1", "username": "a" }), "user-1").unwrap();
+        assert_eq!((agreed.user().unwrap().actors().len(), agreed.user().unwrap().attributes().len()), (1, 2));
+        assert!(both(json!({}), "user-1").unwrap().user().is_some());
+        for (user, subject) in
+            [(json!({ "sub": "user-2" }), "user-1"), (json!("x"), "user-1"), (json!({ "sub": "user-1" }), "")]
+        {
+            assert_eq!(both(user, subject), Err(TokenError::DelegationConflict));
+        }
+    }
+
+    #[test]
+    fn a_flat_claim_names_the_user_where_configured() {
+        let of = |path: &str, claims: Value| {
+            Delegated::of(claims.as_object().unwrap(), UserClaim::parse(path).as_ref()).unwrap()
+        };
+        let flat = of("user_id", json!({ "user_id": "u", "department": "d", "onBehalfOf": { "sub": "other" } }));
+        assert_eq!(
+            flat.user().map(|it| (it.user().as_str(), it.attributes()["department"].as_str())),
+            Some(("u", Some("d")))
+        );
+        assert_eq!(of("a.b", json!({ "a": { "b": "u" } })).user().unwrap().user().as_str(), "u");
+        assert_eq!(of("a.b", json!({ "a": "u" })), Delegated::Nobody);
+        assert_eq!(of("user_id", json!({ "user_id": "" })), Delegated::Nobody);
+        assert_eq!(of("user_id", json!({ "user_id": 5 })), Delegated::Unclear);
+        assert_eq!(UserClaim::parse("a..b"), None);
     }
 }

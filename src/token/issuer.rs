@@ -1,23 +1,21 @@
-//! What one issuer may assert, by profile, and what its tokens must say. The audience of a token is never optional
-//! by omission.
+//! An entry of `issuers`, compiled to [`Rules`]. The audience of a token is never optional by omission.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 use url::Url;
 
+pub use super::rules::Rules;
 use super::{
-    TokenError, VerifiedToken,
     algorithm::Algorithm,
-    claims::{Claims, Identifier},
-    delegation::Delegated,
+    claims::Identifier,
+    delegation::UserClaim,
     jwks::KeySet,
     keys::{KeySource, Settings},
+    profile::{self, Profile},
 };
 use crate::base::{
-    clock::Timestamp,
     fetch::is_trustworthy,
     files::Files,
     problem::{Problem, Problems, bounded},
@@ -29,8 +27,18 @@ use crate::base::{
 pub enum IssuerConfig {
     /// Amazon Cognito access tokens. They carry no `aud`; `client_ids` and `scope_prefix` stand in for it.
     CognitoAccess(IssuerSettings),
-    /// Access tokens of any OAuth issuer that puts `aud` in them.
+    /// JWT access tokens of RFC 9068.
+    Rfc9068(IssuerSettings),
+    /// Access tokens of other issuers that put `aud` in them: Auth0, Entra, Keycloak, Okta.
     OidcGeneric(IssuerSettings),
+}
+
+/// The audience check, waived: long to type on purpose.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AudienceWaiver {
+    /// A token for any other service of the issuer will do.
+    AcceptAnyAudience,
 }
 
 /// The settings of an issuer.
@@ -43,16 +51,24 @@ pub struct IssuerSettings {
     pub jwks_uri: Option<Spanned<String>>,
     /// A file that holds its key set.
     pub jwks_file: Option<Spanned<PathBuf>>,
-    /// Signature algorithms it may use. Default: RS256, and ES256 too for `oidc_generic`.
+    /// Signature algorithms it may use. Default: RS256, and ES256 too but for `cognito_access`.
     pub algorithms: Option<Spanned<Vec<Algorithm>>>,
     /// Values of `aud` that mean us.
     pub audiences: Option<Spanned<Vec<String>>>,
+    /// A waiver of the audience check.
+    pub audience: Option<Spanned<AudienceWaiver>>,
     /// The clients (agents) that are let in.
     pub client_ids: Option<Spanned<Vec<String>>>,
     /// A token must hold a scope that starts with this.
     pub scope_prefix: Option<Spanned<String>>,
     /// Seconds by which clocks may differ. Default 10, at most 300.
     pub leeway_s: Option<Spanned<u64>>,
+    /// Seconds from `iat` to `exp` that a token may live at most. Default: no limit.
+    pub lifetime_max_s: Option<Spanned<u64>>,
+    /// Seconds since `iat` for which a delegation holds. Default: as long as the token.
+    pub delegation_age_max_s: Option<Spanned<u64>>,
+    /// The claim that names the user acted for, in place of `onBehalfOf.sub`: `claim`, or `outer.inner`.
+    pub user_claim: Option<Spanned<String>>,
     /// Put before an agent's id: `Agent::"<prefix>|<client id>"`.
     pub agent_id_prefix: Option<Spanned<String>>,
     /// Put before a user's id: `User::"<prefix>|<sub>"`.
@@ -68,53 +84,27 @@ pub struct IssuerSettings {
 }
 
 impl IssuerConfig {
+    const fn profile(&self) -> &'static Profile {
+        match self {
+            Self::CognitoAccess(_) => &profile::COGNITO_ACCESS,
+            Self::Rfc9068(_) => &profile::RFC9068,
+            Self::OidcGeneric(_) => &profile::OIDC_GENERIC,
+        }
+    }
+
     /// The settings, whatever the profile.
     pub const fn settings(&self) -> &IssuerSettings {
         match self {
-            Self::CognitoAccess(settings) | Self::OidcGeneric(settings) => settings,
+            Self::CognitoAccess(settings) | Self::Rfc9068(settings) | Self::OidcGeneric(settings) => settings,
         }
     }
 
     /// The same, to be changed.
     pub const fn settings_mut(&mut self) -> &mut IssuerSettings {
         match self {
-            Self::CognitoAccess(settings) | Self::OidcGeneric(settings) => settings,
+            Self::CognitoAccess(settings) | Self::Rfc9068(settings) | Self::OidcGeneric(settings) => settings,
         }
     }
-}
-
-/// What an issuer's tokens must say; compiled.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// `iss`.
-    pub issuer: String,
-    pub(super) algorithms: Vec<Algorithm>,
-    profile: Profile,
-    client_ids: Option<Vec<String>>,
-    scope_prefix: Option<String>,
-    leeway: Duration,
-    agent_id_prefix: Option<String>,
-    user_id_prefix: Option<String>,
-    pub(super) source: KeySource,
-    pub(super) ring: Settings,
-}
-
-/// Claims that only ID tokens carry (OpenID Connect Core 1.0 sections 2 and 3.1.3.6).
-const ID_TOKEN_CLAIMS: [&str; 3] = ["nonce", "at_hash", "c_hash"];
-
-/// The claims of a token whose signature the caller has verified and vouches for.
-pub(super) struct Signed {
-    pub(super) claims: Map<String, Value>,
-    /// Bytes of the token.
-    pub(super) size: usize,
-    /// Of the key ring, when the signature was verified.
-    pub(super) generation: u64,
-}
-
-#[derive(Clone, Debug)]
-enum Profile {
-    CognitoAccess,
-    OidcGeneric { audiences: Vec<String> },
 }
 
 impl Rules {
@@ -124,27 +114,34 @@ impl Rules {
     /// Every [`Problem`] it has.
     pub fn compile(config: &IssuerConfig, files: &Files) -> Result<Self, Problems> {
         let mut problems = Problems::default();
-        let settings = config.settings();
+        let (profile, settings) = (config.profile(), config.settings());
         let source = problems.keep(key_source(settings, files));
-        let profile = problems.keep(match config {
-            IssuerConfig::CognitoAccess(_) => cognito(settings),
-            IssuerConfig::OidcGeneric(_) => generic(settings),
-        });
-        let algorithms = problems.keep(algorithms(config));
-        let leeway = problems.keep(bounded(settings.leeway_s.as_ref(), "leeway_s", 10, 0..=300));
+        let audiences = problems.keep(audience(profile, settings));
+        let algorithms = problems.keep(algorithms(profile, settings));
+        let mut seconds = |value: &Option<Spanned<u64>>, name, default, range| {
+            problems.keep(bounded(value.as_ref(), name, default, range)).map(Duration::from_secs)
+        };
+        let leeway = seconds(&settings.leeway_s, "leeway_s", 10, 0..=300);
+        let lifetime_max = seconds(&settings.lifetime_max_s, "lifetime_max_s", 1, 1..=31_536_000);
+        let delegation_age_max = seconds(&settings.delegation_age_max_s, "delegation_age_max_s", 1, 1..=31_536_000);
         let ring = problems.keep(ring(settings));
         problems.keep(settings.client_ids.as_ref().map_or(Ok(()), known_clients));
         problems.keep(settings.scope_prefix.as_ref().map_or(Ok(()), bounded_prefix));
+        let user_claim = problems.keep(settings.user_claim.as_ref().map(user_claim).transpose());
         let agent_id_prefix = problems.keep(prefix(settings.agent_id_prefix.as_ref()));
         let user_id_prefix = problems.keep(prefix(settings.user_id_prefix.as_ref()));
         let rules = (|| {
             Some(Self {
                 issuer: settings.issuer.value.clone(),
                 algorithms: algorithms?,
-                profile: profile?,
+                profile,
+                audiences: audiences?,
                 client_ids: settings.client_ids.as_ref().map(|ids| ids.value.clone()),
                 scope_prefix: settings.scope_prefix.as_ref().map(|prefix| prefix.value.clone()),
-                leeway: Duration::from_secs(leeway?),
+                user_claim: user_claim?,
+                leeway: leeway?,
+                lifetime_max: lifetime_max.filter(|_| settings.lifetime_max_s.is_some()),
+                delegation_age_max: delegation_age_max.filter(|_| settings.delegation_age_max_s.is_some()),
                 agent_id_prefix: agent_id_prefix?,
                 user_id_prefix: user_id_prefix?,
                 source: source?,
@@ -152,107 +149,6 @@ impl Rules {
             })
         })();
         problems.into_result(rules)
-    }
-
-    /// Whether ids of agents and users carry a prefix of their own.
-    pub const fn has_id_prefixes(&self) -> bool {
-        self.agent_id_prefix.is_some() && self.user_id_prefix.is_some()
-    }
-
-    /// The prefix of agents' ids.
-    pub fn agent_id_prefix(&self) -> Option<&str> {
-        self.agent_id_prefix.as_deref()
-    }
-
-    /// An agent's Cedar id.
-    pub fn agent_id(&self, client: &Identifier) -> String {
-        with_prefix(self.agent_id_prefix.as_deref(), client)
-    }
-
-    /// A user's Cedar id.
-    pub fn user_id(&self, user: &Identifier) -> String {
-        with_prefix(self.user_id_prefix.as_deref(), user)
-    }
-
-    /// Checks what a token says.
-    ///
-    /// # Errors
-    /// The first thing that is not as it must be.
-    pub(super) fn check(
-        self: &Arc<Self>,
-        signed: Signed,
-        media_type: Option<&str>,
-        now: Timestamp,
-    ) -> Result<VerifiedToken, TokenError> {
-        if !matches!(media_type, None | Some("jwt" | "at+jwt")) {
-            return Err(TokenError::TypeWrong);
-        }
-        let Signed { claims, size, generation } = signed;
-        let read = Claims(&claims);
-        let expires = self.check_time(read, now)?;
-        let scopes = read.scope()?;
-        let client = match &self.profile {
-            Profile::CognitoAccess => {
-                if read.text("token_use")? != Some("access") {
-                    return Err(TokenError::UseWrong);
-                }
-                read.identifier("client_id")?
-            }
-            Profile::OidcGeneric { audiences } => {
-                let of_another_kind = matches!(read.text("token_use")?, Some(other) if other != "access")
-                    || ID_TOKEN_CLAIMS.iter().any(|name| claims.contains_key(*name));
-                if of_another_kind {
-                    return Err(TokenError::UseWrong);
-                }
-                let named = read.audience()?;
-                if !audiences.iter().any(|ours| named.contains(&ours.as_str())) {
-                    return Err(TokenError::AudienceWrong);
-                }
-                one_of(read.identifier("client_id")?, read.identifier("azp")?)?
-            }
-        };
-        let client = client.ok_or(TokenError::ClientRefused)?;
-        if self.client_ids.as_ref().is_some_and(|known| !known.iter().any(|id| id == client.as_str())) {
-            return Err(TokenError::ClientRefused);
-        }
-        if self.scope_prefix.as_ref().is_some_and(|ours| !scopes.iter().any(|scope| scope.starts_with(ours))) {
-            return Err(TokenError::AudienceWrong);
-        }
-        Ok(VerifiedToken {
-            client,
-            scopes,
-            delegated: Delegated::of(&claims),
-            // An app that cannot be named is told to nobody; policies read the claim itself, if it fits the schema.
-            caller_app: read.identifier("callerApp").ok().flatten(),
-            rules: self.clone(),
-            expires,
-            generation,
-            size,
-            claims,
-        })
-    }
-
-    fn check_time(&self, claims: Claims<'_>, now: Timestamp) -> Result<Timestamp, TokenError> {
-        let expires = claims.date("exp")?.ok_or(TokenError::Malformed)?.later(self.leeway);
-        if expires <= now {
-            return Err(TokenError::Expired);
-        }
-        let latest = now.later(self.leeway);
-        if claims.date("nbf")?.max(claims.date("iat")?).is_some_and(|from| from > latest) {
-            return Err(TokenError::Early);
-        }
-        Ok(expires)
-    }
-}
-
-fn with_prefix(prefix: Option<&str>, id: &Identifier) -> String {
-    prefix.map_or_else(|| id.as_str().to_owned(), |prefix| format!("{prefix}|{}", id.as_str()))
-}
-
-fn one_of(first: Option<Identifier>, second: Option<Identifier>) -> Result<Option<Identifier>, TokenError> {
-    match (first, second) {
-        (Some(first), Some(second)) if first != second => Err(TokenError::ClientRefused),
-        (first, second) => Ok(first.or(second)),
     }
 }
 
@@ -297,46 +193,51 @@ fn key_source(settings: &IssuerSettings, files: &Files) -> Result<KeySource, Pro
     }
 }
 
-fn cognito(settings: &IssuerSettings) -> Result<Profile, Problem> {
-    if let Some(audiences) = &settings.audiences {
-        return Err(Problem::at(audiences, "Cognito access tokens carry no `aud`")
-            .fix("remove `audiences`; `client_ids` and `scope_prefix` say whom and what a token is for"));
-    }
-    let clients = settings.client_ids.as_ref().filter(|ids| !ids.value.is_empty());
-    let prefix = settings.scope_prefix.as_ref().filter(|prefix| !prefix.value.is_empty());
-    match (clients, prefix) {
-        (Some(_), Some(_)) => Ok(Profile::CognitoAccess),
-        _ => Err(Problem::at(&settings.issuer, "nothing says which tokens of this issuer are meant for this service")
-            .fix(
+/// What stands in for the audience check. It is never left out by omission.
+fn audience(profile: &Profile, settings: &IssuerSettings) -> Result<Option<Vec<String>>, Problem> {
+    let nothing = "nothing says which tokens of this issuer are meant for this service";
+    match (&settings.audiences, &settings.audience) {
+        (Some(audiences), _) if !profile.audience => Err(Problem::at(audiences, "Cognito access tokens carry no `aud`")
+            .fix("remove `audiences`; `client_ids` and `scope_prefix` say whom and what a token is for")),
+        (_, Some(waiver)) if !profile.audience => Err(Problem::at(waiver, "Cognito access tokens carry no `aud`")
+            .fix("remove `audience`; `client_ids` and `scope_prefix` say whom and what a token is for")),
+        (None, None) if !profile.audience => {
+            let clients = settings.client_ids.as_ref().is_some_and(|ids| !ids.value.is_empty());
+            let prefix = settings.scope_prefix.as_ref().is_some_and(|prefix| !prefix.value.is_empty());
+            if clients && prefix {
+                return Ok(None);
+            }
+            Err(Problem::at(&settings.issuer, nothing).fix(
                 "give both `client_ids` (the agents let in) and `scope_prefix` (your resource server, as in `orders/`)",
-            )),
-    }
-}
-
-fn generic(settings: &IssuerSettings) -> Result<Profile, Problem> {
-    match settings.audiences.as_ref().filter(|some| !some.value.is_empty()) {
-        Some(audiences) if audiences.value.iter().any(String::is_empty) => {
+            ))
+        }
+        (Some(audiences), Some(_)) => {
+            Err(Problem::at(audiences, "`audiences` beside a waiver of the audience check").fix("keep one of the two"))
+        }
+        (Some(audiences), None) if audiences.value.iter().any(String::is_empty) => {
             Err(Problem::at(audiences, "an empty audience").fix("write the values of `aud` that mean this service"))
         }
-        Some(audiences) => Ok(Profile::OidcGeneric { audiences: audiences.value.clone() }),
-        None => {
-            Err(Problem::at(&settings.issuer, "nothing says which tokens of this issuer are meant for this service")
-                .fix("give `audiences`: the values of `aud` that mean this service"))
-        }
+        (Some(audiences), None) if !audiences.value.is_empty() => Ok(Some(audiences.value.clone())),
+        (None, Some(Spanned { value: AudienceWaiver::AcceptAnyAudience, .. })) => Ok(None),
+        _ => Err(Problem::at(&settings.issuer, nothing).fix(
+            "give `audiences`: the values of `aud` that mean this service; or, if you must, `audience: accept_any_audience`",
+        )),
     }
 }
 
-fn algorithms(config: &IssuerConfig) -> Result<Vec<Algorithm>, Problem> {
-    match &config.settings().algorithms {
+fn algorithms(profile: &Profile, settings: &IssuerSettings) -> Result<Vec<Algorithm>, Problem> {
+    match &settings.algorithms {
         Some(some) if some.value.is_empty() => {
             Err(Problem::at(some, "no algorithm is allowed").fix("name at least one, or leave the setting out"))
         }
         Some(some) => Ok(some.value.clone()),
-        None => Ok(match config {
-            IssuerConfig::CognitoAccess(_) => vec![Algorithm::RS256],
-            IssuerConfig::OidcGeneric(_) => vec![Algorithm::RS256, Algorithm::ES256],
-        }),
+        None => Ok(profile.algorithms.to_vec()),
     }
+}
+
+fn user_claim(path: &Spanned<String>) -> Result<UserClaim, Problem> {
+    UserClaim::parse(&path.value)
+        .ok_or_else(|| Problem::at(path, "not the name of a claim").fix("write `claim`, or `outer.inner`"))
 }
 
 fn ring(settings: &IssuerSettings) -> Result<Settings, Problems> {

@@ -9,6 +9,8 @@ pub mod issuer;
 pub mod jwks;
 mod jws;
 pub mod keys;
+mod profile;
+pub mod rules;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,9 +20,9 @@ pub use self::bearer::RawToken;
 use self::{
     claims::Identifier,
     delegation::{Delegated, Delegation},
-    issuer::{Rules, Signed},
     jws::Jws,
     keys::{KeyError, KeyRing, Sources},
+    rules::{Rules, Signed},
 };
 use crate::base::clock::Timestamp;
 
@@ -60,6 +62,15 @@ pub enum TokenError {
     /// `exp` has passed.
     #[error("the token has expired")]
     Expired,
+    /// The token lives longer than its issuer's tokens may, or does not say how long.
+    #[error("the token lives too long")]
+    LifetimeExceeded,
+    /// The delegation in the token is older than it may be.
+    #[error("the delegation is too old")]
+    DelegationStale,
+    /// Two claims name different users.
+    #[error("two claims name different users")]
+    DelegationConflict,
     /// `nbf` or `iat` lies ahead.
     #[error("the token is not valid yet")]
     Early,
@@ -167,7 +178,8 @@ impl Issuers {
     /// [`TokenError`], the first that applies.
     pub async fn verify(&self, token: RawToken<'_>, now: Timestamp) -> Result<VerifiedToken, TokenError> {
         let jws = Jws::parse(token)?;
-        let named = jws.claims.get("iss").and_then(Value::as_str).ok_or(TokenError::IssuerUnknown)?;
+        let claims = jws.claims()?;
+        let named = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::IssuerUnknown)?;
         let issuer = self.0.get(named).ok_or(TokenError::IssuerUnknown)?;
         if !issuer.rules.algorithms.contains(&jws.algorithm) {
             return Err(TokenError::AlgorithmRefused);
@@ -179,11 +191,11 @@ impl Issuers {
             KeyError::Unknown => TokenError::KeyUnknown,
             KeyError::Unavailable => TokenError::KeysUnavailable,
         })?;
-        if !keys.find(kid, jws.algorithm).any(|key| key.verifies(jws.signed, jws.signature, jws.algorithm)) {
+        if !jws.is_signed_by(&keys) {
             return Err(TokenError::SignatureInvalid);
         }
         let media_type = jws.media_type.as_deref();
-        issuer.rules.check(Signed { claims: jws.claims, size: token.as_str().len(), generation }, media_type, now)
+        issuer.rules.check(Signed { claims, size: token.as_str().len(), generation }, media_type, now)
     }
 
     /// Whether what was verified earlier would still be: not expired, and under the same keys.

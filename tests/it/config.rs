@@ -50,7 +50,7 @@ fn unknown_keys_and_wrong_types_are_shown_where_they_stand() {
     with(
         "cognito_access:",
         "cognito:",
-        &["unknown variant `cognito`", "cognito_access, oidc_generic", "config.yaml:4:"],
+        &["unknown variant `cognito`", "cognito_access, rfc9068, oidc_generic", "config.yaml:4:"],
     );
     with("[1example23456789]", "{}", &["config.yaml:6:"]);
     with("127.0.0.1:8080", "localhost", &["config.yaml:1:9"]);
@@ -251,5 +251,23 @@ fn a_schema_that_speaks_of_what_nothing_supplies_is_refused() {
         assert!(good.contains(from), "{from}");
         let problems = problems(&good.replace(from, to));
         assert!(problems.contains(shown), "{to}: `{shown}` is not in\n{problems}");
+    }
+}
+
+#[test]
+fn the_audience_check_is_waived_in_so_many_words_only() {
+    let generic = MINIMAL.replace("cognito_access:", "oidc_generic:\n      audience: accept_any_audience");
+    assert_eq!(problems_of(&generic), "");
+    let both = generic.replace("audience: accept", "audiences: [api]\n      audience: accept");
+    assert!(problems_of(&both).contains("beside a waiver"));
+    with("client_ids:", "audience: accept_any_audience\n      client_ids:", &["Cognito access tokens carry no `aud`"]);
+    with("cognito_access:", "oidc_generic:\n      audience: any", &["unknown variant `any`"]);
+    with("cognito_access:", "rfc9068:", &["nothing says which tokens", "accept_any_audience"]);
+    for (line, shown) in [
+        ("lifetime_max_s: 0", "`lifetime_max_s` is out of range"),
+        ("delegation_age_max_s: 0", "`delegation_age_max_s` is out of range"),
+        ("user_claim: a..b", "not the name of a claim"),
+    ] {
+        with("client_ids:", &format!("{line}\n      client_ids:"), &[shown]);
     }
 }

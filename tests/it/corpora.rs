@@ -1,10 +1,15 @@
 //! Outside test material, run where it is at hand: `../shared/corpora` beside the repository. A clone without it
 //! passes, and says that it skipped.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
-use portcullis::{base::json, request::path::Target, token::jwks::KeySet};
-use serde_json::Value;
+use portcullis::{
+    base::{clock::Timestamp, files::Files},
+    request::path::Target,
+    server::fetch::HttpFetch,
+    token::{Issuers, RawToken, issuer::Rules, jwks::KeySet, keys::Sources},
+};
+use serde_json::{Value, json};
 
 use crate::{
     house::{self, House},
@@ -36,7 +41,7 @@ fn strict_json_judges_the_json_test_suite_right() {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let accepted = json::parse(&fs::read(&path).unwrap()).is_ok();
+        let accepted = portcullis::base::json::parse(&fs::read(&path).unwrap()).is_ok();
         count += 1;
         // A repeated name is well-formed JSON that we refuse on purpose.
         let stricter = name.starts_with("y_object_duplicated_key");
@@ -154,5 +159,82 @@ async fn no_target_reaches_another_users_data() {
         }
     }
     println!("{} targets, {forwarded} of them the caller's own data", rows.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What of aws-jwt-verify's options has a counterpart here, as an issuer's configuration.
+fn issuer_of(row: &Value) -> Option<String> {
+    let options = &row["options"];
+    let list = |value: &Value| match value {
+        Value::String(one) => json!([one]),
+        other => other.clone(),
+    };
+    let issuer = options["issuer"].as_str().map_or_else(
+        || {
+            options["userPoolId"]
+                .as_str()
+                .map(|pool| format!("https://cognito-idp.{}.amazonaws.com/{pool}", pool.split('_').next().unwrap()))
+        },
+        |issuer| Some(issuer.to_owned()),
+    )?;
+    let algorithms = json!(["RS256", "RS384", "RS512", "ES256", "ES384", "EdDSA"]);
+    let mut settings = json!({ "issuer": issuer, "jwks_file": "keys.json", "algorithms": algorithms });
+    settings["leeway_s"] = options["graceSeconds"].as_u64().unwrap_or(0).min(300).into();
+    match &options["audience"] {
+        Value::Null => settings["audience"] = "accept_any_audience".into(),
+        audience => settings["audiences"] = list(audience),
+    }
+    if !options["clientId"].is_null() {
+        settings["client_ids"] = list(&options["clientId"]);
+    }
+    Some(json!({ "oidc_generic": settings }).to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_aws_jwt_verify_refuses_is_refused_and_what_it_takes_is_taken_unless_by_name() {
+    let Some(folder) = corpus("aws-jwt-verify") else { return };
+    let (mut wrong, mut judged, mut stricter) = (Vec::new(), 0, BTreeMap::<String, usize>::new());
+    for row in lines(&folder.join("recorded_decisions.jsonl")) {
+        let bar = text(&row, "for_proxy");
+        let (Some(issuer), "accept" | "reject") = (issuer_of(&row), bar) else { continue };
+        // Some rows were recorded with another cache of keys than the one that they carry.
+        if bar == "accept" && !row["jwks"]["keys"].is_array() {
+            continue;
+        }
+        // Options that policies stand for here.
+        let by_policy =
+            ["scope", "groups", "customJwtCheck", "tokenUse"].iter().any(|it| !row["options"][*it].is_null());
+        let keys = row["jwks"].to_string();
+        let files = Files::memory([("keys.json", keys.as_str())]);
+        let config = serde_json::from_str(&issuer).unwrap();
+        let outcome = match (Rules::compile(&config, &files), RawToken::parse(text(&row, "jwt").as_bytes())) {
+            (Ok(rules), Some(token)) => {
+                let sources = Sources { fetch: Arc::new(HttpFetch::new().unwrap()), files };
+                let issuers = Issuers::start(vec![rules], &sources);
+                let now = Timestamp::from_seconds(
+                    row["now_ms"].as_str().map_or_else(|| row["now_ms"].as_u64().unwrap(), |it| it.parse().unwrap())
+                        / 1000,
+                );
+                issuers.verify(token, now).await.map(|_| ()).map_err(|error| format!("{error:?}"))
+            }
+            (Err(_), _) => Err("no usable key".into()),
+            (_, None) => Err("not a token".into()),
+        };
+        judged += 1;
+        match (bar, outcome) {
+            ("reject", Ok(())) if !by_policy => {
+                wrong.push(format!("{} is taken: {}", text(&row, "id"), text(&row, "test")));
+            }
+            // Ours asks for a client in every token, and for more of a token's form.
+            ("accept", Err(why)) if ["ClientRefused", "Malformed", "UseWrong", "TypeWrong"].contains(&why.as_str()) => {
+                *stricter.entry(why).or_default() += 1;
+            }
+            ("accept", Err(why)) => {
+                wrong.push(format!("{} is refused ({why}): {}", text(&row, "id"), text(&row, "test")));
+            }
+            _ => {}
+        }
+    }
+    println!("{judged} decisions compared; stricter: {stricter:?}");
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

@@ -1,0 +1,138 @@
+//! What one issuer's tokens must say; compiled, and checked once per token.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::{Map, Value};
+
+use super::{
+    TokenError, VerifiedToken,
+    algorithm::Algorithm,
+    claims::{Claims, Identifier},
+    delegation::{Delegated, UserClaim},
+    keys::{KeySource, Settings},
+    profile::Profile,
+};
+use crate::base::clock::Timestamp;
+
+/// An issuer's rules.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// `iss`.
+    pub issuer: String,
+    pub(super) algorithms: Vec<Algorithm>,
+    pub(super) profile: &'static Profile,
+    /// Values of `aud` that mean us; `None` where the profile has none, or the check is waived.
+    pub(super) audiences: Option<Vec<String>>,
+    pub(super) client_ids: Option<Vec<String>>,
+    pub(super) scope_prefix: Option<String>,
+    pub(super) user_claim: Option<UserClaim>,
+    pub(super) leeway: Duration,
+    pub(super) lifetime_max: Option<Duration>,
+    pub(super) delegation_age_max: Option<Duration>,
+    pub(super) agent_id_prefix: Option<String>,
+    pub(super) user_id_prefix: Option<String>,
+    pub(super) source: KeySource,
+    pub(super) ring: Settings,
+}
+
+/// The claims of a token whose signature the caller has verified and vouches for.
+pub(super) struct Signed {
+    pub(super) claims: Map<String, Value>,
+    /// Bytes of the token.
+    pub(super) size: usize,
+    /// Of the key ring, when the signature was verified.
+    pub(super) generation: u64,
+}
+
+impl Rules {
+    /// Whether ids of agents and users carry a prefix of their own.
+    pub const fn has_id_prefixes(&self) -> bool {
+        self.agent_id_prefix.is_some() && self.user_id_prefix.is_some()
+    }
+
+    /// The prefix of agents' ids.
+    pub fn agent_id_prefix(&self) -> Option<&str> {
+        self.agent_id_prefix.as_deref()
+    }
+
+    /// An agent's Cedar id.
+    pub fn agent_id(&self, client: &Identifier) -> String {
+        with_prefix(self.agent_id_prefix.as_deref(), client)
+    }
+
+    /// A user's Cedar id.
+    pub fn user_id(&self, user: &Identifier) -> String {
+        with_prefix(self.user_id_prefix.as_deref(), user)
+    }
+
+    /// Checks what a token says.
+    ///
+    /// # Errors
+    /// The first thing that is not as it must be.
+    pub(super) fn check(
+        self: &Arc<Self>,
+        signed: Signed,
+        media_type: Option<&str>,
+        now: Timestamp,
+    ) -> Result<VerifiedToken, TokenError> {
+        let Signed { claims, size, generation } = signed;
+        let read = Claims(&claims);
+        let delegated = Delegated::of(&claims, self.user_claim.as_ref())?;
+        let expires = self.check_time(read, delegated.user().is_some(), now)?;
+        self.profile.check_kind(media_type, read)?;
+        let audience = read.audience()?;
+        if self.audiences.as_ref().is_some_and(|ours| !ours.iter().any(|it| audience.contains(&it.as_str()))) {
+            return Err(TokenError::AudienceWrong);
+        }
+        let client = self.profile.client(read)?;
+        if self.client_ids.as_ref().is_some_and(|known| !known.iter().any(|id| id == client.as_str())) {
+            return Err(TokenError::ClientRefused);
+        }
+        let scopes = self.profile.scopes(read)?;
+        if self.scope_prefix.as_ref().is_some_and(|ours| !scopes.iter().any(|scope| scope.starts_with(ours))) {
+            return Err(TokenError::AudienceWrong);
+        }
+        Ok(VerifiedToken {
+            client,
+            scopes,
+            delegated,
+            // An app that cannot be named is told to nobody; policies read the claim itself, if it fits the schema.
+            caller_app: read.identifier("callerApp").ok().flatten(),
+            rules: self.clone(),
+            expires,
+            generation,
+            size,
+            claims,
+        })
+    }
+
+    /// When the token, or the delegation in it, ceases to hold; leeway included.
+    fn check_time(&self, claims: Claims<'_>, delegated: bool, now: Timestamp) -> Result<Timestamp, TokenError> {
+        let expires = claims.date("exp")?.ok_or(TokenError::Malformed)?;
+        let issued = claims.date("iat")?;
+        let latest = now.later(self.leeway);
+        if claims.date("nbf")?.max(issued).is_some_and(|from| from > latest) {
+            return Err(TokenError::Early);
+        }
+        let until = expires.later(self.leeway);
+        if until <= now {
+            return Err(TokenError::Expired);
+        }
+        if let Some(lifetime) = self.lifetime_max
+            && issued.is_none_or(|issued| expires > issued.later(lifetime))
+        {
+            return Err(TokenError::LifetimeExceeded);
+        }
+        match self.delegation_age_max.filter(|_| delegated) {
+            None => Ok(until),
+            Some(age) => {
+                let stale = issued.ok_or(TokenError::DelegationStale)?.later(age).later(self.leeway);
+                if stale > now { Ok(until.min(stale)) } else { Err(TokenError::DelegationStale) }
+            }
+        }
+    }
+}
+
+fn with_prefix(prefix: Option<&str>, id: &Identifier) -> String {
+    prefix.map_or_else(|| id.as_str().to_owned(), |prefix| format!("{prefix}|{}", id.as_str()))
+}
