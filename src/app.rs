@@ -19,12 +19,15 @@ use crate::{
     doors::{proxy::ProxyDoor, resolve::Target},
     metrics::Metrics,
     pipeline::Gate,
-    server::{admin, fetch::HttpFetch, http1::Http1Server, listener::Listener},
+    server::{admin, fetch::HttpFetch, head::HeadLimits, http1::Http1Server, listener::Listener},
     token::keys::Sources,
 };
 
 /// How long requests under way may take once the gate is told to stop.
 pub const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a connection may stay open without a request.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// A gate at work.
 #[derive(Debug)]
@@ -81,7 +84,10 @@ impl App {
         let draining = Arc::new(AtomicBool::new(false));
         let state = admin::State { snapshot: snapshot.clone(), metrics, draining: draining.clone() };
         let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
-        let listener = Listener::start(data, door, servers.connections_max, open).map_err(unnamed(servers.listen))?;
+        let limits =
+            HeadLimits { bytes_max: servers.head_bytes_max, duration_max: servers.client_timeout, idle_max: IDLE_MAX };
+        let listener =
+            Listener::start(data, door, limits, servers.connections_max, open).map_err(unnamed(servers.listen))?;
         snapshot.issuers().first_attempts().await;
         Ok(Self { listener, admin, draining })
     }

@@ -2,6 +2,7 @@
 //! step takes what only the step before can make, so none can be left out.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -70,6 +71,39 @@ impl Gate {
             ..Record::default()
         };
         Visit { gate: self.clone(), record, arrived: Instant::now() }
+    }
+
+    /// Refuses, and records that it did, what came from `peer` and is not read.
+    pub fn refuse(&self, peer: Option<SocketAddr>, refusal: &Refusal) -> Refused {
+        let mut visit = self.receive();
+        visit.record.peer = peer.map(|peer| peer.ip().to_string());
+        visit.record.decision = Outcome::Deny;
+        visit.note_refusal(refusal);
+        visit.answered(refusal.status().as_u16());
+        Refused { refusal: refusal.clone(), decision_id: visit.record.decision_id.clone() }
+    }
+}
+
+/// A refusal of what was never read, already recorded.
+#[derive(Debug)]
+pub struct Refused {
+    refusal: Refusal,
+    decision_id: String,
+}
+
+impl Refused {
+    /// The whole answer in HTTP/1.1, closing the connection.
+    pub fn http1(&self) -> String {
+        let (status, body) = (self.refusal.status(), self.refusal.problem(&self.decision_id).to_string());
+        let retry = self
+            .refusal
+            .retry_after()
+            .map_or_else(String::new, |after| format!("retry-after: {}\r\n", after.as_secs()));
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n{retry}\
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
     }
 }
 

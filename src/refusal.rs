@@ -128,6 +128,7 @@ impl Refusal {
             R::FramingConflict,
             R::HostMissing,
             R::TargetTooLong,
+            R::HeadTimedOut,
             R::HeadTooLarge,
         ];
         let tokens = [
@@ -231,6 +232,7 @@ const fn request_row(error: RequestError) -> Row {
         RequestError::FramingConflict => row(StatusCode::BAD_REQUEST, "framing_conflict"),
         RequestError::HostMissing => row(StatusCode::BAD_REQUEST, "host_missing"),
         RequestError::TargetTooLong => row(StatusCode::URI_TOO_LONG, "target_too_long"),
+        RequestError::HeadTimedOut => row(StatusCode::REQUEST_TIMEOUT, "head_timed_out"),
         RequestError::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),
     }
 }

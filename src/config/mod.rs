@@ -61,7 +61,7 @@ pub struct LimitsConfig {
     pub target_bytes_max: Option<Spanned<usize>>,
     /// Open connections. Default 10000.
     pub connections_max: Option<Spanned<usize>>,
-    /// Milliseconds between two reads of a request. Default 30000.
+    /// Milliseconds for a request head, between two reads of a body, and between two writes. Default 30000.
     pub client_timeout_ms: Option<Spanned<u64>>,
 }
 
@@ -96,7 +96,9 @@ pub struct Servers {
     pub upstream: Upstream,
     /// Open connections.
     pub connections_max: usize,
-    /// Between two reads of a request.
+    /// Bytes of a request head.
+    pub head_bytes_max: usize,
+    /// From the first byte of a request head to its last, and between two reads of a request.
     pub client_timeout: std::time::Duration,
 }
 
@@ -227,6 +229,7 @@ impl Loaded {
                 admin: self.config.admin_address(),
                 upstream: problems.keep(Upstream::compile(&self.config.upstream))?,
                 connections_max: connections_max?,
+                head_bytes_max: problems.keep(self.config.limits.request_limits())?.head_bytes_max,
                 client_timeout: std::time::Duration::from_millis(client_timeout?),
             })
         })();

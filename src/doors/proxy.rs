@@ -26,9 +26,6 @@ use crate::{
     request::Head,
 };
 
-/// Seconds that an idle downstream connection is kept.
-const KEEPALIVE_S: u64 = 60;
-
 /// The door.
 #[derive(Debug)]
 pub struct ProxyDoor {
@@ -46,6 +43,11 @@ pub struct Passage {
 }
 
 impl ProxyDoor {
+    /// Whom it asks.
+    pub const fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// A door that asks `gate` and forwards to `upstream`.
     pub const fn new(gate: Gate, upstream: Arc<Target>, client_timeout: Duration) -> Self {
         Self { gate, upstream, client_timeout }
@@ -61,10 +63,6 @@ impl ProxyHttp for ProxyDoor {
     }
 
     async fn early_request_filter(&self, session: &mut Session, _: &mut Passage) -> Result<()> {
-        // Only where the connection is to be kept at all: not for an HTTP/1.0 client, not while draining.
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(KEEPALIVE_S));
-        }
         session.set_read_timeout(Some(self.client_timeout));
         session.set_write_timeout(Some(self.client_timeout));
         Ok(())

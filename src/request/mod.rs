@@ -70,6 +70,9 @@ pub enum RequestError {
     /// The target is longer than [`Limits::target_bytes_max`].
     #[error("the request target is too long")]
     TargetTooLong,
+    /// The head did not come whole in time.
+    #[error("the request head did not come in time")]
+    HeadTimedOut,
     /// The head is larger than [`Limits::head_bytes_max`].
     #[error("the request head is too large")]
     HeadTooLarge,

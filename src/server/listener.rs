@@ -1,16 +1,16 @@
-//! The accept loop in front of a door: bounded connections and an exact drain.
+//! The accept loop in front of a door: bounded connections, bounded request heads, and an exact drain.
 
 use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 use pingora_core::{
-    apps::ServerApp,
-    protocols::{GetSocketDigest, SocketDigest, l4::stream::Stream as L4Stream},
+    apps::HttpServerApp,
+    protocols::{GetSocketDigest, SocketDigest, http::ServerSession, l4::stream::Stream as L4Stream},
     server::configuration::ServerConf,
 };
 use pingora_proxy::{HttpProxy, http_proxy};
 use prometheus::IntGauge;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinHandle,
@@ -18,10 +18,23 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{doors::proxy::ProxyDoor, refusal::Refusal};
+use super::head::{self, HeadLimits, NoHead};
+use crate::{
+    doors::proxy::ProxyDoor,
+    pipeline::{Gate, Refused},
+    refusal::Refusal,
+    request::RequestError,
+};
 
 /// Idle connections kept to the upstream.
 const UPSTREAM_IDLE_MAX: usize = 256;
+
+/// What serving a connection takes.
+struct Desk {
+    proxy: Arc<HttpProxy<ProxyDoor>>,
+    gate: Gate,
+    limits: HeadLimits,
+}
 
 /// A door at work.
 #[derive(Debug)]
@@ -37,7 +50,13 @@ impl Listener {
     ///
     /// # Errors
     /// When the listener has no address.
-    pub fn start(listener: TcpListener, door: ProxyDoor, connections_max: usize, open: IntGauge) -> io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        door: ProxyDoor,
+        limits: HeadLimits,
+        connections_max: usize,
+        open: IntGauge,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let configuration = ServerConf {
             // One attempt, and one more when a kept connection turns out to be closed.
@@ -45,11 +64,13 @@ impl Listener {
             upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX,
             ..ServerConf::default()
         };
+        let gate = door.gate().clone();
         let proxy = Arc::new(http_proxy(&Arc::new(configuration), door));
+        let desk = Arc::new(Desk { proxy, gate, limits });
         let (stop, stopped) = watch::channel(false);
         let places = Arc::new(Semaphore::new(connections_max));
         let cut_off = CancellationToken::new();
-        let task = tokio::spawn(accept(listener, proxy, places, open, stopped, cut_off.clone()));
+        let task = tokio::spawn(accept(listener, desk, places, open, stopped, cut_off.clone()));
         Ok(Self { address, stop, cut_off, task })
     }
 
@@ -72,7 +93,7 @@ impl Listener {
 
 async fn accept(
     listener: TcpListener,
-    proxy: Arc<HttpProxy<ProxyDoor>>,
+    desk: Arc<Desk>,
     places: Arc<Semaphore>,
     open: IntGauge,
     mut stopped: watch::Receiver<bool>,
@@ -89,7 +110,7 @@ async fn accept(
         match (accepted, places.clone().try_acquire_owned()) {
             (Ok((stream, _)), Ok(place)) => {
                 open.inc();
-                let served = serve(stream, proxy.clone(), shutdown.clone(), place);
+                let served = serve(stream, desk.clone(), shutdown.clone(), place);
                 let (open, cut_off) = (open.clone(), cut_off.clone());
                 tracker.spawn(async move {
                     tokio::select! { () = served => {}, () = cut_off.cancelled() => {} }
@@ -97,7 +118,8 @@ async fn accept(
                 });
             }
             (Ok((stream, _)), Err(_)) => {
-                tracker.spawn(turn_away(stream));
+                let refused = desk.gate.refuse(stream.peer_addr().ok(), &Refusal::Overloaded);
+                tracker.spawn(turn_away(stream, refused));
             }
             (Err(error), _) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -106,34 +128,50 @@ async fn accept(
         }
     }
     drop(listener);
-    ServerApp::cleanup(&*proxy).await;
+    HttpServerApp::http_cleanup(&*desk.proxy).await;
     tracker.close();
     tracker.wait().await;
 }
 
-/// Tells a connection beyond the limit that there are too many.
-async fn turn_away(mut stream: TcpStream) {
-    let refusal = Refusal::Overloaded;
-    let after = refusal.retry_after().map_or(0, |after| after.as_secs());
-    let status = refusal.status();
-    let answer = format!("HTTP/1.1 {status}\r\nretry-after: {after}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    let _ = timeout(Duration::from_secs(1), stream.write_all(answer.as_bytes())).await;
-}
-
-async fn serve(
-    stream: TcpStream,
-    proxy: Arc<HttpProxy<ProxyDoor>>,
-    shutdown: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
-) {
+/// Serves one connection, request by request. Each head is read here before the proxy parses it.
+async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>, _place: OwnedSemaphorePermit) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let peer = stream.peer_addr().ok();
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
     let mut stream: L4Stream = stream.into();
     stream.set_socket_digest(digest);
-    let mut next: Option<pingora_core::protocols::Stream> = Some(Box::new(stream));
-    while let Some(stream) = next {
-        next = proxy.process_new(stream, &shutdown).await;
+    loop {
+        let head = tokio::select! {
+            biased;
+            head = head::read(&mut stream, desk.limits) => head,
+            _ = stopped.changed() => return,
+        };
+        match head {
+            Ok(head) => stream.rewind(&head),
+            Err(NoHead::Nothing) => return,
+            Err(NoHead::TimedOut) => {
+                return turn_away(stream, desk.gate.refuse(peer, &RequestError::HeadTimedOut.into())).await;
+            }
+            Err(NoHead::TooLarge) => {
+                return turn_away(stream, desk.gate.refuse(peer, &RequestError::HeadTooLarge.into())).await;
+            }
+        }
+        let mut session = ServerSession::new_http1(Box::new(stream));
+        let keepalive = if *stopped.borrow() { None } else { Some(desk.limits.idle_max.as_secs()) };
+        session.set_keepalive(keepalive);
+        let Some(reused) = desk.proxy.process_new_http(session, &stopped).await else { return };
+        match reused.consume().0.into_any().downcast::<L4Stream>() {
+            Ok(kept) => stream = *kept,
+            Err(_) => return,
+        }
     }
+}
+
+/// Answers, with what the door would say, a connection from which no request is read.
+async fn turn_away(mut stream: impl AsyncWrite + Unpin, refused: Refused) {
+    let answer = refused.http1();
+    let _ = timeout(Duration::from_secs(1), stream.write_all(answer.as_bytes())).await;
+    let _ = stream.shutdown().await;
 }

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod fetch;
+pub mod head;
 pub mod http1;
 pub mod listener;
 pub mod probe;

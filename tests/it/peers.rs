@@ -191,7 +191,7 @@ async fn a_token_over_the_limit_is_malformed_however_it_looks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_beyond_the_limit_are_turned_away() {
-    let house = House::build(Some(&format!("{ROUTES}limits: {{ connections_max: 2 }}\n")), &[], house::NOW).await;
+    let mut house = House::build(Some(&format!("{ROUTES}limits: {{ connections_max: 2 }}\n")), &[], house::NOW).await;
     let address = house.app.address();
     let mut held = Vec::new();
     for _ in 0..2 {
@@ -204,6 +204,8 @@ async fn connections_beyond_the_limit_are_turned_away() {
     let mut answer = Vec::new();
     timeout(Duration::from_secs(5), third.read_to_end(&mut answer)).await.unwrap().unwrap();
     assert_eq!(Answer::parse(&answer).status, 503);
+    let codes = [house.record().await, house.record().await, house.record().await].map(|record| record.unwrap().code);
+    assert_eq!(codes, ["token_missing", "token_missing", "overloaded"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -466,4 +468,34 @@ async fn a_token_that_is_known_stops_being_believed_when_it_expires() {
         let record = record.unwrap();
         assert_eq!((record.code, record.token_cached), (code, now == 1_795_003_609));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_comes_drop_by_drop_is_408_on_every_request_of_a_connection() {
+    let settings = "limits: { client_timeout_ms: 300, head_bytes_max: 4096 }\n";
+    let mut house = House::build(Some(&format!("{ROUTES}{settings}")), &[], house::NOW).await;
+    for before in [0, 1] {
+        let mut stream = TcpStream::connect(house.app.address()).await.unwrap();
+        for _ in 0..before {
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: gate\r\n\r\n").await.unwrap();
+            assert_eq!(one_answer(&mut stream).await.status, 401);
+            assert_eq!(house.record().await.unwrap().code, "token_missing");
+        }
+        let drops = async {
+            for byte in b"GET /users/user-1/data HTTP/1.1\r\nhost: gate\r\nx-slow: 0123456789".iter().cycle() {
+                if stream.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let started = std::time::Instant::now();
+        let _ = timeout(Duration::from_secs(2), drops).await;
+        let record = house.record().await.unwrap();
+        assert_eq!((record.code, record.status, record.peer.as_deref()), ("head_timed_out", 408, Some("127.0.0.1")));
+        assert!(started.elapsed() < Duration::from_secs(3));
+    }
+    let endless = format!("GET / HTTP/1.1\r\nhost: gate\r\nx: {}", "a".repeat(8192));
+    let (answer, record) = house.ask(endless.as_bytes()).await;
+    assert_eq!((answer.status, record.unwrap().code), (431, "head_too_large"));
 }

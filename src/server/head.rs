@@ -1,0 +1,114 @@
+//! Reads a whole HTTP/1.x request head before the proxy library sees a byte of it: bounded in size and in time, from
+//! its first byte to its last. The library itself would take a megabyte, a byte a minute.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    time::timeout,
+};
+
+/// Bounds on a head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLimits {
+    /// Bytes of the head.
+    pub bytes_max: usize,
+    /// From its first byte to its last.
+    pub duration_max: Duration,
+    /// How long a connection may stay without a first byte.
+    pub idle_max: Duration,
+}
+
+/// Why there is no head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoHead {
+    /// The connection ended, or nothing came at all.
+    Nothing,
+    /// It began and did not end in time.
+    TimedOut,
+    /// It is larger than it may be.
+    TooLarge,
+}
+
+/// How much is read at once, in bytes.
+const READ_BYTES: usize = 4096;
+
+/// Reads until a head is whole. What was read may go on beyond its end.
+///
+/// # Errors
+/// [`NoHead`].
+pub async fn read(stream: &mut (impl AsyncRead + Unpin), limits: HeadLimits) -> Result<Vec<u8>, NoHead> {
+    let mut head = Vec::with_capacity(READ_BYTES);
+    let began = timeout(limits.idle_max, stream.read_buf(&mut head)).await;
+    if !matches!(began, Ok(Ok(1..))) {
+        return Err(NoHead::Nothing);
+    }
+    let rest = async {
+        loop {
+            if ends(&head) {
+                return Ok(());
+            }
+            if head.len() > limits.bytes_max {
+                return Err(NoHead::TooLarge);
+            }
+            head.reserve(READ_BYTES);
+            match stream.read_buf(&mut head).await {
+                Ok(1..) => {}
+                _ => return Err(NoHead::Nothing),
+            }
+        }
+    };
+    timeout(limits.duration_max, rest).await.unwrap_or(Err(NoHead::TimedOut))?;
+    Ok(head)
+}
+
+/// Whether an empty line stands in `bytes`, after the line breaks that may come before a request. A line feed alone
+/// ends a line here, as it does for the library, which sees that it is refused.
+fn ends(bytes: &[u8]) -> bool {
+    let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    let head = bytes.get(begin..).unwrap_or_default();
+    head.windows(2).any(|pair| pair == b"\n\n") || head.windows(3).any(|three| three == b"\n\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const LIMITS: HeadLimits =
+        HeadLimits { bytes_max: 64, duration_max: Duration::from_millis(200), idle_max: Duration::from_millis(100) };
+
+    /// What is read of `parts`, sent 20 ms apart, the connection then kept open.
+    async fn read_of(parts: &[&[u8]]) -> Result<usize, NoHead> {
+        let (mut client, mut server) = tokio::io::duplex(4096);
+        let sending = async {
+            for part in parts {
+                client.write_all(part).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! { head = read(&mut server, LIMITS) => head.map(|head| head.len()), () = sending => unreachable!() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_read_whole_and_in_time() {
+        assert_eq!(read_of(&[b"GET / HTTP/1.1\r\n\r\n"]).await, Ok(18));
+        assert_eq!(read_of(&[b"\r\n\r\nGET / HT", b"TP/1.1\r\n\r", b"\nmore"]).await, Ok(26));
+        assert_eq!(read_of(&[b"GET / HTTP/1.1\n\n"]).await, Ok(16));
+        assert_eq!(read_of(&[]).await, Err(NoHead::Nothing));
+        assert_eq!(read_of(&[b"\r\n\r\n"]).await, Err(NoHead::TimedOut));
+        assert_eq!(read_of(&[b"GET / HTTP/1.1\r\n"]).await, Err(NoHead::TimedOut));
+        assert_eq!(read_of(&[&b"G"[..]; 30]).await, Err(NoHead::TimedOut), "drop by drop");
+        assert_eq!(read_of(&[&[b'G'; 65]]).await, Err(NoHead::TooLarge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_ends_has_no_head() {
+        let (mut client, mut server) = tokio::io::duplex(4096);
+        client.write_all(b"GET /").await.unwrap();
+        drop(client);
+        assert_eq!(read(&mut server, LIMITS).await, Err(NoHead::Nothing));
+    }
+}
