@@ -62,6 +62,9 @@ pub enum TokenError {
     /// `exp` has passed.
     #[error("the token has expired")]
     Expired,
+    /// The token is bound to a key (`cnf`, RFC 7800) whose possession nothing here can check.
+    #[error("the token is bound to a key and cannot be taken as a plain bearer token")]
+    BindingUnchecked,
     /// The token lives longer than its issuer's tokens may, or does not say how long.
     #[error("the token lives too long")]
     LifetimeExceeded,

@@ -80,6 +80,9 @@ impl Rules {
         let delegated = Delegated::of(&claims, self.user_claim.as_ref())?;
         let expires = self.check_time(read, delegated.user().is_some(), now)?;
         self.profile.check_kind(media_type, read)?;
+        if claims.contains_key("cnf") {
+            return Err(TokenError::BindingUnchecked);
+        }
         let audience = read.audience()?;
         if self.audiences.as_ref().is_some_and(|ours| !ours.iter().any(|it| audience.contains(&it.as_str()))) {
             return Err(TokenError::AudienceWrong);
