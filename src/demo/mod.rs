@@ -17,7 +17,7 @@ use self::{
     walk::{Journal, Walk},
 };
 use crate::{
-    app::App,
+    app::{App, StartError},
     base::{clock::SystemClock, files::Files},
     config::{self, Config, Loaded},
     metrics::Metrics,
@@ -71,7 +71,7 @@ async fn show(options: Options) -> Result<bool, Failure> {
     let realm = Realm::new(&loaded.config)?;
     let (issuer, service) = surroundings(&mut loaded.config, realm).await?;
     let (journal, records) = Journal::new();
-    let app = App::start(&loaded, Arc::new(SystemClock), Arc::new(journal), Arc::new(Metrics::new()?)).await?;
+    let app = start(&mut loaded, Arc::new(journal)).await?;
     let mut walk = Walk::new(app.address(), &issuer, &service, records);
     walk.introduce(&loaded, app.admin_address());
     let went_well = walk.go().await?;
@@ -100,9 +100,24 @@ async fn surroundings(config: &mut Config, realm: Realm) -> Result<(Issuer, Serv
     let settings = config.issuers.value.first_mut().ok_or("the configuration names no issuer")?.settings_mut();
     settings.jwks_uri = Some(spanned(issuer.agents_jwks_uri()));
     settings.jwks_file = None;
-    config.listen = spanned(claim(config.listen.value).await?);
-    config.admin = Some(spanned(claim(config.admin_address()).await?));
     Ok((issuer, service))
+}
+
+/// Starts the gate on loopback: on the configured ports, or on any where those are taken.
+async fn start(loaded: &mut Loaded, journal: Arc<Journal>) -> Result<App, Failure> {
+    let metrics = Arc::new(Metrics::new()?);
+    let config = &mut loaded.config;
+    let loopback = |port| spanned(SocketAddr::from(([127, 0, 0, 1], port)));
+    config.admin = Some(loopback(config.admin_address().port()));
+    config.listen = loopback(config.listen.value.port());
+    let clock = Arc::new(SystemClock);
+    match App::start(loaded, clock.clone(), journal.clone(), metrics.clone()).await {
+        Err(StartError::Listen { .. }) => {
+            (loaded.config.listen, loaded.config.admin) = (loopback(0), Some(loopback(0)));
+            Ok(App::start(loaded, clock, journal, metrics).await?)
+        }
+        started => Ok(started?),
+    }
 }
 
 const fn spanned<T>(value: T) -> Spanned<T> {
@@ -124,9 +139,4 @@ async fn free(port: u16) -> std::io::Result<TcpListener> {
         Ok(listener) => Ok(listener),
         Err(_) => TcpListener::bind(("127.0.0.1", 0)).await,
     }
-}
-
-/// `wanted`, or a free port in its place, on loopback.
-async fn claim(wanted: SocketAddr) -> std::io::Result<SocketAddr> {
-    free(wanted.port()).await?.local_addr()
 }
