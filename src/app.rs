@@ -72,6 +72,7 @@ impl App {
             tracing::warn!("{}", warning.message());
         }
         let servers = compiled.servers;
+        let head_bytes_max = compiled.blueprint.limits.head_bytes_max;
         let fetch = outbound()?;
         let data = bind(servers.listen).await?;
         let operators = bind(servers.admin).await?;
@@ -84,8 +85,7 @@ impl App {
         let draining = Arc::new(AtomicBool::new(false));
         let state = admin::State { snapshot: snapshot.clone(), metrics, draining: draining.clone() };
         let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
-        let limits =
-            HeadLimits { bytes_max: servers.head_bytes_max, duration_max: servers.client_timeout, idle_max: IDLE_MAX };
+        let limits = HeadLimits { bytes_max: head_bytes_max, duration_max: servers.client_timeout, idle_max: IDLE_MAX };
         let listener =
             Listener::start(data, door, limits, servers.connections_max, open).map_err(unnamed(servers.listen))?;
         snapshot.issuers().first_attempts().await;
@@ -102,10 +102,11 @@ impl App {
         self.admin.address()
     }
 
-    /// Stops being ready, stops taking requests, and waits for those under way.
-    pub async fn stop(self) {
+    /// Stops being ready, stops taking requests, and waits for those under way, but not longer than `patience`. When
+    /// this returns every request has its record.
+    pub async fn stop(self, patience: Duration) {
         self.draining.store(true, Ordering::Release);
-        self.listener.drain(DRAIN_PATIENCE).await;
+        self.listener.drain(patience).await;
     }
 }
 

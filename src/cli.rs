@@ -14,7 +14,7 @@ use tracing::Level;
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    app::{App, StartError},
+    app::{App, DRAIN_PATIENCE, StartError},
     audit::Lines,
     base::{clock::SystemClock, problem::Problems},
     config, demo,
@@ -142,7 +142,7 @@ async fn serve(path: PathBuf) -> ExitCode {
     tracing::info!(listen = %app.address(), admin = %app.admin_address(), "the gate stands");
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     tracing::info!("draining");
-    app.stop().await;
+    app.stop(DRAIN_PATIENCE).await;
     lines.close();
     ExitCode::SUCCESS
 }

@@ -96,8 +96,6 @@ pub struct Servers {
     pub upstream: Upstream,
     /// Open connections.
     pub connections_max: usize,
-    /// Bytes of a request head.
-    pub head_bytes_max: usize,
     /// From the first byte of a request head to its last, and between two reads of a request.
     pub client_timeout: std::time::Duration,
 }
@@ -229,7 +227,6 @@ impl Loaded {
                 admin: self.config.admin_address(),
                 upstream: problems.keep(Upstream::compile(&self.config.upstream))?,
                 connections_max: connections_max?,
-                head_bytes_max: problems.keep(self.config.limits.request_limits())?.head_bytes_max,
                 client_timeout: std::time::Duration::from_millis(client_timeout?),
             })
         })();

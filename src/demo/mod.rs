@@ -17,7 +17,7 @@ use self::{
     walk::{Journal, Walk},
 };
 use crate::{
-    app::{App, StartError},
+    app::{App, DRAIN_PATIENCE, StartError},
     base::{clock::SystemClock, files::Files},
     config::{self, Config, Loaded},
     metrics::Metrics,
@@ -87,7 +87,7 @@ async fn show(options: Options) -> Result<bool, Failure> {
             }
         }
     }
-    app.stop().await;
+    app.stop(DRAIN_PATIENCE).await;
     Ok(went_well)
 }
 

@@ -24,6 +24,8 @@ const REMEMBERED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Target {
     upstream: Upstream,
+    /// Where the upstream is given by address, not by name.
+    fixed: Option<SocketAddr>,
     known: RwLock<Option<(Instant, Vec<SocketAddr>)>>,
     lookup: Mutex<()>,
     next: AtomicUsize,
@@ -31,8 +33,9 @@ pub struct Target {
 
 impl Target {
     /// Nothing is looked up until asked for.
-    pub const fn new(upstream: Upstream) -> Self {
-        Self { upstream, known: RwLock::new(None), lookup: Mutex::const_new(()), next: AtomicUsize::new(0) }
+    pub fn new(upstream: Upstream) -> Self {
+        let fixed = upstream.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, upstream.port));
+        Self { upstream, fixed, known: RwLock::new(None), lookup: Mutex::const_new(()), next: AtomicUsize::new(0) }
     }
 
     /// The upstream.
@@ -45,10 +48,7 @@ impl Target {
     /// # Errors
     /// When its name has never been resolved.
     pub async fn address(&self) -> io::Result<SocketAddr> {
-        if let Ok(ip) = self.upstream.host.parse::<IpAddr>() {
-            return Ok(SocketAddr::new(ip, self.upstream.port));
-        }
-        if let Some(address) = self.remembered() {
+        if let Some(address) = self.fixed.or_else(|| self.remembered()) {
             return Ok(address);
         }
         // One looks up; the others wait for what it finds.

@@ -79,20 +79,23 @@ impl Types {
             problems.push(problem.fix("declare two entity types"));
         }
         let types = agent.zip(user).map(|(agent, user)| Self { schema, agent, user });
-        for (of, shape) in types.iter().flat_map(Self::subjects) {
-            if let Some((claim, _)) =
-                shape.iter().find(|(_, it)| types.as_ref().is_some_and(|them| them.names_subject(&it.ty)))
-            {
+        problems.keep(types.as_ref().map_or(Ok(()), Self::check_subjects));
+        problems.into_result(types)
+    }
+
+    /// What is said of agents and users comes from claims, which cannot name other agents or users.
+    fn check_subjects(&self) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        for of in [&self.agent, &self.user] {
+            let naming =
+                self.schema.entity(of).and_then(|shape| shape.iter().find(|(_, it)| self.names_subject(&it.ty)));
+            if let Some((claim, _)) = naming {
                 let message =
                     format!("attribute `{claim}` of `{of}` names agents or users, which only the token's subject does");
                 problems.push(Problem::new(message).fix("make it text"));
             }
         }
-        problems.into_result(types)
-    }
-
-    fn subjects(&self) -> impl Iterator<Item = (&EntityTypeName, &Record)> {
-        [&self.agent, &self.user].into_iter().filter_map(|name| Some((name, self.schema.entity(name)?)))
+        problems.into_result(Some(()))
     }
 
     /// Whether a claim of this type would name an agent or a user: an issuer could name those of another.

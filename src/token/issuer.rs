@@ -118,12 +118,9 @@ impl Rules {
         let source = problems.keep(key_source(settings, files));
         let audiences = problems.keep(audience(profile, settings));
         let algorithms = problems.keep(algorithms(profile, settings));
-        let mut seconds = |value: &Option<Spanned<u64>>, name, default, range| {
-            problems.keep(bounded(value.as_ref(), name, default, range)).map(Duration::from_secs)
-        };
-        let leeway = seconds(&settings.leeway_s, "leeway_s", 10, 0..=300);
-        let lifetime_max = seconds(&settings.lifetime_max_s, "lifetime_max_s", 1, 1..=31_536_000);
-        let delegation_age_max = seconds(&settings.delegation_age_max_s, "delegation_age_max_s", 1, 1..=31_536_000);
+        let leeway = problems.keep(bounded(settings.leeway_s.as_ref(), "leeway_s", 10, 0..=300));
+        let lifetime_max = problems.keep(age(settings.lifetime_max_s.as_ref(), "lifetime_max_s"));
+        let delegation_age_max = problems.keep(age(settings.delegation_age_max_s.as_ref(), "delegation_age_max_s"));
         let ring = problems.keep(ring(settings));
         problems.keep(settings.client_ids.as_ref().map_or(Ok(()), known_clients));
         problems.keep(settings.scope_prefix.as_ref().map_or(Ok(()), bounded_prefix));
@@ -139,9 +136,9 @@ impl Rules {
                 client_ids: settings.client_ids.as_ref().map(|ids| ids.value.clone()),
                 scope_prefix: settings.scope_prefix.as_ref().map(|prefix| prefix.value.clone()),
                 user_claim: user_claim?,
-                leeway: leeway?,
-                lifetime_max: lifetime_max.filter(|_| settings.lifetime_max_s.is_some()),
-                delegation_age_max: delegation_age_max.filter(|_| settings.delegation_age_max_s.is_some()),
+                leeway: Duration::from_secs(leeway?),
+                lifetime_max: lifetime_max?,
+                delegation_age_max: delegation_age_max?,
                 agent_id_prefix: agent_id_prefix?,
                 user_id_prefix: user_id_prefix?,
                 source: source?,
@@ -233,6 +230,11 @@ fn algorithms(profile: &Profile, settings: &IssuerSettings) -> Result<Vec<Algori
         Some(some) => Ok(some.value.clone()),
         None => Ok(profile.algorithms.to_vec()),
     }
+}
+
+/// A bound on an age, up to a year; none where nothing is said.
+fn age(value: Option<&Spanned<u64>>, name: &str) -> Result<Option<Duration>, Problem> {
+    value.map(|value| bounded(Some(value), name, 0, 1..=31_536_000).map(Duration::from_secs)).transpose()
 }
 
 fn user_claim(path: &Spanned<String>) -> Result<UserClaim, Problem> {

@@ -161,6 +161,11 @@ impl House {
         Self { app: app.unwrap_or_else(|error| panic!("{error}")), service, clock, records }
     }
 
+    /// The gate and its records, the rest let go.
+    pub(crate) fn part(self) -> (App, UnboundedReceiver<Record>) {
+        (self.app, self.records)
+    }
+
     /// Makes it `now`.
     pub(crate) fn at(&self, now: u64) {
         self.clock.0.store(now, Ordering::SeqCst);

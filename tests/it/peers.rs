@@ -216,9 +216,23 @@ async fn a_gate_that_stops_finishes_what_is_under_way_and_takes_no_more() {
     let request = wire::request("GET", "/users/user-1/data", &[bearer()]);
     let under_way = tokio::spawn(async move { Answer::parse(&wire::send(address, &request).await).status });
     tokio::time::sleep(Duration::from_millis(60)).await;
-    timeout(Duration::from_secs(5), app.stop()).await.expect("a prompt end");
+    timeout(Duration::from_secs(5), app.stop(Duration::from_secs(30))).await.expect("a prompt end");
     assert_eq!(under_way.await.unwrap(), 200);
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_under_way_at_the_end_of_the_drain_is_cut_off_and_recorded() {
+    let slow = upstream_after(Duration::from_millis(250)).await;
+    let house = gate(&format!("http://{slow}"), "").await;
+    let (address, request) = (house.app.address(), wire::request("GET", "/users/user-1/data", &[bearer()]));
+    let under_way = tokio::spawn(async move { wire::send(address, &request).await });
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    let (app, mut records) = house.part();
+    app.stop(Duration::from_millis(20)).await;
+    let record = records.try_recv().expect("the record is there when the gate has stopped");
+    assert_eq!((record.decision, record.status), (Outcome::Allow, 0));
+    assert!(under_way.await.unwrap().is_empty());
 }
 
 async fn upstream_after(pause: Duration) -> SocketAddr {
