@@ -14,7 +14,7 @@ use portcullis::{
     pipeline::Gate,
     request::{Head, Inbound, Limits, path::Target},
     server::fetch::HttpFetch,
-    token::{Issuers, RawToken, issuer::Rules, keys::Sources},
+    token::{Issuers, RawToken, dpop::ProofSettings, issuer::Rules, keys::Sources},
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -59,7 +59,8 @@ impl Bench {
         let compiled = loaded.compile().expect("the example");
         let sources = Sources { fetch: Arc::new(HttpFetch::new().expect("TLS")), files: files.clone() };
         let rules = Rules::compile(&loaded.config.issuers.value[0], &files).expect("the example");
-        let issuers = Issuers::start(vec![rules], &sources);
+        let issuers =
+            Issuers::start(vec![rules], ProofSettings::compile(&[], None, &files).expect("randomness"), &sources);
         let snapshot = Arc::new(compiled.blueprint.start(&sources));
         runtime.block_on(async {
             issuers.first_attempts().await;
@@ -84,7 +85,7 @@ impl Bench {
     }
 
     fn walk(&self, headers: &HeaderMap, target: &[u8]) -> bool {
-        let head = Head { method: &Method::GET, target, headers, wire: None, peer: None };
+        let head = Head { method: &Method::GET, target, headers, wire: None, peer: None, certificate: None };
         self.runtime.block_on(async { self.gate.receive().admit(&head).await.is_ok() })
     }
 }
@@ -165,6 +166,13 @@ fn read_target() -> bool {
 #[divan::bench]
 fn read_head(bencher: Bencher<'_, '_>) {
     let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("gate.example"))]);
-    let head = Head { method: &Method::GET, target: b"/users/user-1/data", headers: &headers, wire: None, peer: None };
+    let head = Head {
+        method: &Method::GET,
+        target: b"/users/user-1/data",
+        headers: &headers,
+        wire: None,
+        peer: None,
+        certificate: None,
+    };
     bencher.bench(|| Inbound::parse(black_box(&head), &Limits::default()).is_ok());
 }

@@ -19,7 +19,7 @@ use crate::{
     refusal::Refusal,
     request::{Head, Inbound, RequestError},
     snapshot::Snapshot,
-    token::RawToken,
+    token::Presented,
 };
 
 /// What every visit shares.
@@ -140,10 +140,12 @@ impl Visit {
         let found = snapshot.routes.find(inbound.method(), inbound.target()).map_err(RequestError::from)?;
         self.record.route = found.as_ref().map(|found| found.route.name().clone());
         let now = self.gate.clock.now();
-        let subject = self.authenticate(&snapshot, &inbound, now).await?;
+        let presented = Presented::of(&inbound)?;
+        let subject = self.authenticate(&snapshot, &presented, now).await?;
+        let possession = snapshot.issuers.possession(subject.token(), &presented, &inbound, now)?;
         let found = found.ok_or(Refusal::RouteMissing)?;
         self.record.action = Some(found.route.action_name().clone());
-        let question = snapshot.mapping.question(&found, &subject)?;
+        let question = snapshot.mapping.question(&found, &subject, &possession)?;
         self.record.resource = question.resource();
         let allowed = snapshot.policies.decide(&question).into_result()?;
         self.note_policies(allowed.determining());
@@ -161,11 +163,10 @@ impl Visit {
     async fn authenticate(
         &mut self,
         snapshot: &Snapshot,
-        inbound: &Inbound<'_>,
+        presented: &Presented<'_>,
         now: Timestamp,
     ) -> Result<Arc<Subject>, Refusal> {
-        let token = RawToken::of(inbound)?;
-        let fingerprint = token.fingerprint();
+        let fingerprint = presented.fingerprint;
         let known = snapshot.subjects.get(&fingerprint);
         let subject = match known {
             Some(subject) if snapshot.issuers.still_holds(subject.token(), now) => {
@@ -177,7 +178,7 @@ impl Visit {
                 if outdated.is_some() {
                     snapshot.subjects.remove(&fingerprint);
                 }
-                let verified = snapshot.issuers.verify(token, now).await?;
+                let verified = snapshot.issuers.verify(presented.token, now).await?;
                 let names = Names::of(&verified);
                 self.note_names(&names);
                 let subject = Arc::new(snapshot.mapping.subject(verified, names)?);
@@ -186,6 +187,11 @@ impl Visit {
             }
         };
         Ok(subject)
+    }
+
+    /// What `WWW-Authenticate` says of `refusal`, where it is due.
+    pub fn challenge(&self, refusal: &Refusal) -> Option<String> {
+        refusal.challenge().map(|challenge| challenge.to_header(self.gate.snapshot.issuers.asks_for_proofs()))
     }
 
     fn note_names(&mut self, names: &Names) {

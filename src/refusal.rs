@@ -11,7 +11,7 @@ use crate::{
     entities::MappingError,
     policy::{Denied, DenyReason},
     request::RequestError,
-    token::TokenError,
+    token::{TokenError, nonce::Nonce},
 };
 
 /// Why a request is not answered by the upstream.
@@ -77,6 +77,10 @@ pub enum Challenge {
     InvalidToken,
     /// The token lacks this scope.
     InsufficientScope(String),
+    /// The DPoP proof will not do.
+    InvalidProof,
+    /// The DPoP proof needs the nonce that is told beside.
+    ProofNonce,
 }
 
 /// A row of the table.
@@ -89,6 +93,9 @@ struct Row {
 const fn row(status: StatusCode, code: &'static str) -> Row {
     Row { status, code, challenge: None }
 }
+
+/// What a proof may be signed with (RFC 9449 section 7.1).
+const PROOF_ALGORITHMS: &str = "algs=\"ES256 ES384 EdDSA RS256 RS384 RS512 PS256 PS384 PS512\"";
 
 /// The code of the one description that all faults of a token share.
 const INVALID_TOKEN: &str = "invalid_token";
@@ -145,6 +152,13 @@ impl Refusal {
             T::Expired,
             T::Early,
             T::BindingUnchecked,
+            T::BindingMissing,
+            T::CertificateMismatch,
+            T::ProofMissing,
+            T::ProofInvalid,
+            T::ProofNonceMissing(Nonce::NONE),
+            T::ProofReplayed,
+            T::ProofsUnchecked,
             T::LifetimeExceeded,
             T::DelegationStale,
             T::DelegationConflict,
@@ -195,6 +209,14 @@ impl Refusal {
         self.row().challenge
     }
 
+    /// The nonce to use in the next DPoP proof, where one is asked for.
+    pub const fn nonce(&self) -> Option<&Nonce> {
+        match self {
+            Self::Token(TokenError::ProofNonceMissing(nonce)) => Some(nonce),
+            _ => None,
+        }
+    }
+
     /// When to try again, where that may help.
     pub fn retry_after(&self) -> Option<Duration> {
         (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5))
@@ -240,6 +262,7 @@ const fn request_row(error: RequestError) -> Row {
 
 fn token_row(error: TokenError) -> Row {
     let invalid = |code| Row { status: StatusCode::UNAUTHORIZED, code, challenge: Some(Challenge::InvalidToken) };
+    let proof = |code, challenge| Row { status: StatusCode::UNAUTHORIZED, code, challenge: Some(challenge) };
     match error {
         TokenError::Missing => {
             Row { status: StatusCode::UNAUTHORIZED, code: "token_missing", challenge: Some(Challenge::Plain) }
@@ -258,6 +281,13 @@ fn token_row(error: TokenError) -> Row {
         TokenError::Expired => invalid("token_expired"),
         TokenError::Early => invalid("token_early"),
         TokenError::BindingUnchecked => invalid("binding_unchecked"),
+        TokenError::BindingMissing => invalid("binding_missing"),
+        TokenError::CertificateMismatch => invalid("certificate_mismatch"),
+        TokenError::ProofMissing => proof("proof_missing", Challenge::InvalidProof),
+        TokenError::ProofInvalid => proof("proof_invalid", Challenge::InvalidProof),
+        TokenError::ProofNonceMissing(_) => proof("proof_nonce_missing", Challenge::ProofNonce),
+        TokenError::ProofReplayed => proof("proof_replayed", Challenge::InvalidProof),
+        TokenError::ProofsUnchecked => row(StatusCode::SERVICE_UNAVAILABLE, "proofs_unchecked"),
         TokenError::LifetimeExceeded => invalid("lifetime_exceeded"),
         TokenError::DelegationStale => invalid("delegation_stale"),
         TokenError::DelegationConflict => invalid("delegation_conflict"),
@@ -282,10 +312,13 @@ fn mapping_row(error: &MappingError) -> Row {
 }
 
 impl Challenge {
-    /// The header's value.
-    pub fn to_header(&self) -> String {
+    /// The header's value, to a client that may come `with_proof` of a key too.
+    pub fn to_header(&self, with_proof: bool) -> String {
         match self {
+            Self::Plain if with_proof => format!("Bearer, DPoP {PROOF_ALGORITHMS}"),
             Self::Plain => "Bearer".into(),
+            Self::InvalidProof => format!("DPoP error=\"invalid_dpop_proof\", {PROOF_ALGORITHMS}"),
+            Self::ProofNonce => format!("DPoP error=\"use_dpop_nonce\", {PROOF_ALGORITHMS}"),
             Self::InvalidRequest => "Bearer error=\"invalid_request\"".into(),
             Self::InvalidToken => {
                 "Bearer error=\"invalid_token\", error_description=\"The access token is not valid for this service\""

@@ -7,7 +7,7 @@ use crate::{
     forward::Identity,
     policy::Policies,
     request::{Limits, route::RouteTable},
-    token::{Issuers, cache::TokenCache, issuer::Rules, keys::Sources},
+    token::{Issuers, cache::TokenCache, dpop::ProofSettings, issuer::Rules, keys::Sources},
 };
 
 /// A compiled configuration that touches nothing outside yet.
@@ -17,6 +17,8 @@ pub struct Blueprint {
     pub limits: Limits,
     /// What each issuer's tokens must say.
     pub issuers: Vec<Rules>,
+    /// How clients show to hold what a token is bound to.
+    pub proofs: ProofSettings,
     /// Which requests are described, and as what.
     pub routes: RouteTable<RoutePlan>,
     /// How tokens and requests become questions.
@@ -44,7 +46,7 @@ impl Blueprint {
     pub fn start(self, sources: &Sources) -> Snapshot {
         Snapshot {
             limits: self.limits,
-            issuers: Issuers::start(self.issuers, sources),
+            issuers: Issuers::start(self.issuers, self.proofs, sources),
             subjects: TokenCache::new(Subject::weight),
             routes: self.routes,
             mapping: self.mapping,

@@ -6,3 +6,4 @@ pub mod fetch;
 pub mod files;
 pub mod json;
 pub mod problem;
+pub mod secret;

@@ -15,13 +15,18 @@ use crate::{
     base::{
         files::Files,
         problem::{Problem, Problems, Source, bounded},
+        secret::SecretSource,
     },
     entities::{EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types},
     forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
     policy::PolicyFiles,
     request::{Limits, route::RouteTable},
     snapshot::Blueprint,
-    token::issuer::{IssuerConfig, Rules},
+    token::{
+        binding::Binding,
+        dpop::ProofSettings,
+        issuer::{IssuerConfig, Rules},
+    },
 };
 
 /// The whole file.
@@ -34,6 +39,11 @@ pub struct Config {
     pub admin: Option<Spanned<SocketAddr>>,
     /// Where allowed requests go.
     pub upstream: UpstreamConfig,
+    /// How clients address the gate: scheme, host and port. DPoP proofs are made for one of these.
+    #[serde(default)]
+    pub origins: Vec<Spanned<String>>,
+    /// The secret that DPoP nonces are made of, where several gates must know each other's. Default: made at start.
+    pub dpop_nonce_secret: Option<SecretSource>,
     /// Whose tokens are believed.
     pub issuers: Spanned<Vec<IssuerConfig>>,
     /// The folder with `*.cedar` and `schema.cedarschema`. Default `policies`.
@@ -157,6 +167,7 @@ impl Loaded {
         let config = &self.config;
         let mut problems = Problems::default();
         let issuers = problems.keep(self.issuers());
+        let proofs = problems.keep(self.proofs());
         let servers = problems.keep(self.servers());
         let limits = problems.keep(config.limits.request_limits());
         let identity = problems.keep(Identity::compile(&config.identity));
@@ -173,6 +184,7 @@ impl Loaded {
             let blueprint = Blueprint {
                 limits: limits?,
                 issuers: issuers?,
+                proofs: proofs?,
                 routes,
                 mapping,
                 policies: policies?,
@@ -212,6 +224,20 @@ impl Loaded {
             issuers.push(rules);
         }
         problems.into_result(Some(issuers))
+    }
+
+    fn proofs(&self) -> Result<ProofSettings, Problems> {
+        let config = &self.config;
+        let proofs = ProofSettings::compile(&config.origins, config.dpop_nonce_secret.as_ref(), &self.files)?;
+        let asked = config.issuers.value.iter().filter_map(|issuer| issuer.settings().dpop.as_ref());
+        match asked.into_iter().find(|asked| asked.value != Binding::Off) {
+            Some(asked) if !proofs.has_origins() => {
+                Err(Problem::at(asked, "nothing says for which address a DPoP proof must be made")
+                    .fix("add `origins`: scheme, host and port as clients write them, as in `https://api.example`")
+                    .into())
+            }
+            _ => Ok(proofs),
+        }
     }
 
     fn servers(&self) -> Result<Servers, Problems> {

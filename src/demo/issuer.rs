@@ -22,6 +22,7 @@ use crate::{
     server::http1::{Http1Server, answer, json as json_answer},
     token::{
         Issuers, RawToken,
+        dpop::ProofSettings,
         issuer::{IssuerConfig, Rules},
         keys::Sources,
     },
@@ -180,7 +181,8 @@ fn verifier(key: &SigningKey) -> Result<Issuers, super::Failure> {
     }}))?;
     let rules = Rules::compile(&config, &files)?;
     let fetch = Arc::new(crate::server::fetch::HttpFetch::new()?);
-    Ok(Issuers::start(vec![rules], &Sources { fetch, files }))
+    let proofs = ProofSettings::compile(&[], None, &files)?;
+    Ok(Issuers::start(vec![rules], proofs, &Sources { fetch, files }))
 }
 
 /// `claims`, issued at `now`.

@@ -77,6 +77,7 @@ impl ProxyHttp for ProxyDoor {
             headers: &request.headers,
             wire: wire.as_deref(),
             peer: session.client_addr().and_then(|peer| peer.as_inet()).copied(),
+            certificate: None,
         };
         match passage.visit.admit(&head).await {
             Ok(obligations) => {
@@ -173,8 +174,11 @@ async fn answer(session: &mut Session, refusal: &Refusal, passage: &Passage) -> 
     response.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
     response.insert_header(header::CONTENT_LENGTH, body.len())?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;
-    if let Some(challenge) = refusal.challenge() {
-        response.insert_header(header::WWW_AUTHENTICATE, challenge.to_header())?;
+    if let Some(challenge) = passage.visit.challenge(refusal) {
+        response.insert_header(header::WWW_AUTHENTICATE, challenge)?;
+    }
+    if let Some(nonce) = refusal.nonce() {
+        response.insert_header("dpop-nonce", nonce.as_str())?;
     }
     if let Some(after) = refusal.retry_after() {
         response.insert_header(header::RETRY_AFTER, after.as_secs())?;

@@ -22,7 +22,7 @@ pub use self::{
 use crate::{
     base::problem::{Problem, Problems},
     request::route::Match,
-    token::{VerifiedToken, delegation::Delegated},
+    token::{VerifiedToken, binding::Possession, delegation::Delegated},
 };
 
 /// The section `entities`: the schema's names for those who ask.
@@ -162,7 +162,7 @@ impl Mapping {
         Subject::new(token, names, &self.types, self.contexts.len())
     }
 
-    /// The question that a request puts.
+    /// The question that a request puts, whose sender may use the subject's token.
     ///
     /// # Errors
     /// [`MappingError`] when the token does not hold what the route asks for.
@@ -170,6 +170,7 @@ impl Mapping {
         &self,
         found: &Match<'_, '_, RoutePlan>,
         subject: &Subject,
+        _: &Possession,
     ) -> Result<DecisionRequest, MappingError> {
         let plan = found.route;
         requirements(plan, subject.token())?;
@@ -214,7 +215,7 @@ fn requirements(plan: &RoutePlan, token: &VerifiedToken) -> Result<(), MappingEr
 mod tests {
     use std::{path::PathBuf, sync::Arc};
 
-    use http::Method;
+    use http::{HeaderMap, Method, header};
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
@@ -224,9 +225,9 @@ mod tests {
         config,
         demo::keys::SigningKey,
         policy::PolicyFiles,
-        request::{path::Target, route::RouteTable},
+        request::{Head, Inbound, Limits, path::Target, route::RouteTable},
         server::fetch::HttpFetch,
-        token::{Issuers, RawToken, issuer::Rules, keys::Sources},
+        token::{Issuers, Presented, dpop::ProofSettings, issuer::Rules, keys::Sources},
     };
 
     const CONFIG: &str = "
@@ -291,7 +292,11 @@ routes:
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let inside = runtime.enter();
         let rules = Rules::compile(&loaded.config.issuers.value[0], &files).unwrap();
-        let issuers = Issuers::start(vec![rules], &Sources { fetch: Arc::new(HttpFetch::new().unwrap()), files });
+        let issuers = Issuers::start(
+            vec![rules],
+            ProofSettings::compile(&[], None, &files).unwrap(),
+            &Sources { fetch: Arc::new(HttpFetch::new().unwrap()), files },
+        );
         drop(inside);
         let asked = std::cell::Cell::new(0);
         let mut runner = proptest::test_runner::TestRunner::default();
@@ -304,13 +309,19 @@ routes:
                 token["onBehalfOf"] = user.into();
             }
             let text = key.sign(&token).unwrap();
-            let raw = RawToken::parse(text.as_bytes()).unwrap();
+            let bearer = HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {text}").parse().unwrap())]);
+            let (method, target) = (&Method::GET, b"/d".as_slice());
+            let head = Head { method, target, headers: &bearer, wire: None, peer: None, certificate: None };
+            let inbound = Inbound::parse(&head, &Limits::default()).unwrap();
+            let presented = Presented::of(&inbound).unwrap();
+            let now = Timestamp::from_seconds(1);
             // Some claims stand twice or are not numbers that JSON can carry: then there is no token.
-            let Ok(verified) = runtime.block_on(issuers.verify(raw, Timestamp::from_seconds(1))) else { return Ok(()) };
+            let Ok(verified) = runtime.block_on(issuers.verify(presented.token, now)) else { return Ok(()) };
             let names = Names::of(&verified);
             let Ok(subject) = mapping.subject(verified, names) else { return Ok(()) };
             let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap().unwrap();
-            let Ok(question) = mapping.question(&found, &subject) else { return Ok(()) };
+            let possession = issuers.possession(subject.token(), &presented, &inbound, now).unwrap();
+            let Ok(question) = mapping.question(&found, &subject, &possession) else { return Ok(()) };
             let request = &question.request;
             let valid = Request::new(
                 request.principal().unwrap().clone(),

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     base::problem::{Problem, Problems},
     request::route::{METHODS, Parameters, PathTemplate},
-    token::issuer::is_scope,
+    token::claims::is_scope,
 };
 
 /// An entry of `routes`.

@@ -158,7 +158,7 @@ impl Identity {
 impl Obligations {
     /// Whether a field of this name that the client sent must be removed.
     pub fn removes(&self, name: &HeaderName) -> bool {
-        if name == header::AUTHORIZATION {
+        if name == header::AUTHORIZATION || name == "dpop" {
             return !self.identity.forward_token;
         }
         let starts_like = |prefix: &str| {

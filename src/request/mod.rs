@@ -27,6 +27,8 @@ pub struct Head<'a> {
     pub wire: Option<&'a [u8]>,
     /// The other end of the connection.
     pub peer: Option<SocketAddr>,
+    /// SHA-256 of the client certificate (DER) that the connection was made with.
+    pub certificate: Option<[u8; 32]>,
 }
 
 /// A request head in its one reading.
@@ -35,6 +37,7 @@ pub struct Inbound<'a> {
     method: &'a Method,
     target: Target<'a>,
     headers: &'a HeaderMap,
+    certificate: Option<[u8; 32]>,
 }
 
 /// Bounds on a request head.
@@ -104,7 +107,7 @@ impl<'a> Inbound<'a> {
         }
         only(head.headers, &header::CONTENT_LENGTH)?;
         let target = Target::parse(head.target).ok_or(RequestError::AmbiguousPath)?;
-        Ok(Self { method: head.method, target, headers: head.headers })
+        Ok(Self { method: head.method, target, headers: head.headers, certificate: head.certificate })
     }
 
     /// The method.
@@ -118,5 +121,9 @@ impl<'a> Inbound<'a> {
     /// The header fields.
     pub const fn headers(&self) -> &'a HeaderMap {
         self.headers
+    }
+    /// SHA-256 of the client certificate that the connection was made with.
+    pub const fn certificate(&self) -> Option<[u8; 32]> {
+        self.certificate
     }
 }

@@ -1,4 +1,5 @@
-//! Where a token may stand: once, in `Authorization`, as RFC 6750 section 2.1 says. Never in a query or body.
+//! Where a token may stand: once, in `Authorization`, as RFC 6750 section 2.1 and RFC 9449 section 7.1 say. Never in a
+//! query or body.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::header;
@@ -13,9 +14,29 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
-/// A bearer token nobody has checked yet.
+/// A token nobody has checked yet.
 #[derive(Clone, Copy)]
 pub struct RawToken<'a>(&'a str);
+
+/// How a token is presented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `Bearer`: whoever has it may use it.
+    Bearer,
+    /// `DPoP`: with a proof beside it.
+    Dpop,
+}
+
+/// A request's token, as it was presented.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    /// The token.
+    pub token: RawToken<'a>,
+    /// How it was presented.
+    pub scheme: Scheme,
+    /// The token's digest.
+    pub fingerprint: Fingerprint,
+}
 
 impl std::fmt::Debug for RawToken<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -23,11 +44,11 @@ impl std::fmt::Debug for RawToken<'_> {
     }
 }
 
-impl<'a> RawToken<'a> {
+impl<'a> Presented<'a> {
     /// The request's one token.
     ///
     /// # Errors
-    /// `Missing` without a bearer token, `Several` with more than one or one in the query too, `Malformed` when it
+    /// `Missing` without a token, `Several` with more than one or one in the query too, `Malformed` when it
     /// is too long or not visible ASCII.
     pub fn of(inbound: &Inbound<'a>) -> Result<Self, TokenError> {
         let field = only(inbound.headers(), &header::AUTHORIZATION).map_err(|_| TokenError::Several)?;
@@ -35,19 +56,30 @@ impl<'a> RawToken<'a> {
             .target()
             .query()
             .is_some_and(|query| url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token"));
-        let (scheme, token) = match field.map(|field| field.as_bytes()) {
-            None => return Err(if in_query { TokenError::Several } else { TokenError::Missing }),
-            Some(field) => field.split_at_checked("Bearer ".len()).ok_or(TokenError::Missing)?,
+        let Some(field) = field else {
+            return Err(if in_query { TokenError::Several } else { TokenError::Missing });
         };
-        if !scheme.eq_ignore_ascii_case(b"Bearer ") {
-            return Err(TokenError::Missing);
-        }
+        let (scheme, token) = Scheme::split(field.as_bytes()).ok_or(TokenError::Missing)?;
         if in_query {
             return Err(TokenError::Several);
         }
-        Self::parse(token).ok_or(TokenError::Malformed)
+        let token = RawToken::parse(token).ok_or(TokenError::Malformed)?;
+        Ok(Self { token, scheme, fingerprint: token.fingerprint() })
     }
+}
 
+impl Scheme {
+    /// The scheme that `field` begins with, and what follows its one blank.
+    fn split(field: &[u8]) -> Option<(Self, &[u8])> {
+        let known = [("Bearer ", Self::Bearer), ("DPoP ", Self::Dpop)];
+        known.into_iter().find_map(|(name, scheme)| {
+            let (start, rest) = field.split_at_checked(name.len())?;
+            start.eq_ignore_ascii_case(name.as_bytes()).then_some((scheme, rest))
+        })
+    }
+}
+
+impl<'a> RawToken<'a> {
     /// A token that somebody else took from where it stood; `None` when it is too long or not visible ASCII.
     pub fn parse(token: &'a [u8]) -> Option<Self> {
         let sound = token.len() <= TOKEN_BYTES_MAX && token.iter().all(u8::is_ascii_graphic);
@@ -66,6 +98,12 @@ impl<'a> RawToken<'a> {
     }
 }
 
+impl Fingerprint {
+    pub(super) const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, HeaderValue, Method};
@@ -78,15 +116,25 @@ mod tests {
         for field in fields {
             headers.append(header::AUTHORIZATION, HeaderValue::from_static(field));
         }
-        let head = Head { method: &Method::GET, target: target.as_bytes(), headers: &headers, wire: None, peer: None };
+        let head = Head {
+            method: &Method::GET,
+            target: target.as_bytes(),
+            headers: &headers,
+            wire: None,
+            peer: None,
+            certificate: None,
+        };
         let inbound = Inbound::parse(&head, &Limits::default()).unwrap();
-        RawToken::of(&inbound).map(|token| token.as_str().to_owned())
+        Presented::of(&inbound).map(|presented| format!("{:?} {}", presented.scheme, presented.token.as_str()))
     }
 
     #[test]
     fn a_token_stands_once_in_authorization() {
-        assert_eq!(token_in("/", &["Bearer a.b.c"]), Ok("a.b.c".into()));
-        assert_eq!(token_in("/", &["bEARER a.b.c"]), Ok("a.b.c".into()));
+        assert_eq!(token_in("/", &["Bearer a.b.c"]), Ok("Bearer a.b.c".into()));
+        assert_eq!(token_in("/", &["bEARER a.b.c"]), Ok("Bearer a.b.c".into()));
+        assert_eq!(token_in("/", &["dpop a.b.c"]), Ok("Dpop a.b.c".into()));
+        assert_eq!(token_in("/", &["DPoPa.b.c"]), Err(TokenError::Missing));
+        assert_eq!(token_in("/", &["DPoP a.b.c", "Bearer a.b.c"]), Err(TokenError::Several));
         assert_eq!(token_in("/", &[]), Err(TokenError::Missing));
         assert_eq!(token_in("/", &["Basic YTpi"]), Err(TokenError::Missing));
         assert_eq!(token_in("/", &["Bearer"]), Err(TokenError::Missing));

@@ -90,6 +90,11 @@ impl<'a> Claims<'a> {
     }
 }
 
+/// Whether `text` is a scope-token (RFC 6749 section 3.3).
+pub fn is_scope(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

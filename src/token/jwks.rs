@@ -1,6 +1,7 @@
 //! A JSON Web Key Set (RFC 7517), key by key: what can verify is kept, what cannot is skipped with a reason, and one
 //! odd key never voids the set.
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
@@ -41,6 +42,7 @@ pub enum JwksError {
 /// A public key and the one thing it may be used for.
 pub struct Key {
     kid: Option<String>,
+    thumbprint: [u8; 32],
     shape: KeyShape,
     algorithm: Option<Algorithm>,
     material: DecodingKey,
@@ -102,7 +104,8 @@ impl KeySet {
 }
 
 impl Key {
-    fn parse(jwk: &Map<String, Value>) -> Result<Self, &'static str> {
+    /// Parses a public key; the error says why it is none that may verify.
+    pub(super) fn parse(jwk: &Map<String, Value>) -> Result<Self, &'static str> {
         if ["d", "k", "p", "q"].iter().any(|name| jwk.contains_key(*name)) {
             return Err("holds a secret or private key");
         }
@@ -129,10 +132,16 @@ impl Key {
         if algorithm.is_some_and(|algorithm| algorithm.needs().0 != shape) {
             return Err("`alg` does not fit the key");
         }
-        Ok(Self { kid: text(jwk, "kid")?.map(str::to_owned), shape, algorithm, material })
+        let thumbprint = thumbprint(jwk, shape)?;
+        Ok(Self { kid: text(jwk, "kid")?.map(str::to_owned), thumbprint, shape, algorithm, material })
     }
 
-    fn fits(&self, algorithm: Algorithm) -> bool {
+    /// SHA-256 of what makes the key (RFC 7638).
+    pub(super) const fn thumbprint(&self) -> [u8; 32] {
+        self.thumbprint
+    }
+
+    pub(super) fn fits(&self, algorithm: Algorithm) -> bool {
         algorithm.needs().0 == self.shape && self.algorithm.is_none_or(|only| only == algorithm)
     }
 
@@ -141,6 +150,21 @@ impl Key {
         let (_, backend) = algorithm.needs();
         jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &self.material, backend).unwrap_or(false)
     }
+}
+
+fn thumbprint(jwk: &Map<String, Value>, shape: KeyShape) -> Result<[u8; 32], &'static str> {
+    let members: &[&str] = match shape {
+        KeyShape::Rsa => &["e", "kty", "n"],
+        KeyShape::P256 | KeyShape::P384 => &["crv", "kty", "x", "y"],
+        KeyShape::Ed25519 => &["crv", "kty", "x"],
+    };
+    let mut canonical = Vec::with_capacity(members.len());
+    for name in members {
+        // INVARIANT: base64url, or one of the names above: nothing in it needs escaping.
+        canonical.push(format!("\"{name}\":\"{}\"", text(jwk, name)?.unwrap_or_default()));
+    }
+    let whole = digest(&SHA256, format!("{{{}}}", canonical.join(",")).as_bytes());
+    whole.as_ref().try_into().map_err(|_| "no thumbprint")
 }
 
 fn text<'a>(jwk: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, &'static str> {
@@ -249,6 +273,17 @@ mod tests {
         keys.push(ec());
         let set = parse(json!(keys)).unwrap();
         assert_eq!((set.len(), set.skipped().len()), (1, odd.len()));
+    }
+
+    #[test]
+    fn the_thumbprint_is_that_of_rfc_7638() {
+        let key = json!({"kty": "RSA", "alg": "RS256", "kid": "2011-04-29", "e": "AQAB", "n":
+            "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3\
+             oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdA\
+             ZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-\
+             kEgU8awapJzKnqDKgw"});
+        let thumbprint = Key::parse(key.as_object().unwrap()).unwrap().thumbprint();
+        assert_eq!(URL_SAFE_NO_PAD.encode(thumbprint), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
     }
 
     #[test]

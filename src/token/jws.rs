@@ -3,7 +3,11 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use super::{RawToken, TokenError, algorithm::Algorithm, jwks::KeySet};
+use super::{
+    RawToken, TokenError,
+    algorithm::Algorithm,
+    jwks::{Key, KeySet},
+};
 use crate::base::json;
 
 /// Header parameters that change what a signature covers or how the payload is read.
@@ -11,6 +15,7 @@ const REFUSED_PARAMETERS: [&str; 4] = ["crit", "b64", "zip", "enc"];
 
 /// A token taken apart. Nothing in it is believed until its signature is verified.
 pub(super) struct Jws<'a> {
+    pub(super) header: Map<String, Value>,
     pub(super) algorithm: Algorithm,
     pub(super) kid: Option<String>,
     /// `typ`, lower case, without `application/` (RFC 7515 section 4.1.9).
@@ -45,6 +50,7 @@ impl<'a> Jws<'a> {
         });
         Ok(Self {
             algorithm: algorithm.ok_or(TokenError::AlgorithmRefused)?,
+            header,
             kid,
             media_type,
             payload,
@@ -65,6 +71,11 @@ impl<'a> Jws<'a> {
     pub(super) fn is_signed_by(&self, keys: &KeySet) -> bool {
         let mut named = keys.find(self.kid.as_deref(), self.algorithm);
         named.any(|key| key.verifies(self.signed, self.signature, self.algorithm))
+    }
+
+    /// Whether `key` made the signature.
+    pub(super) fn is_signed_with(&self, key: &Key) -> bool {
+        key.fits(self.algorithm) && key.verifies(self.signed, self.signature, self.algorithm)
     }
 }
 

@@ -2,26 +2,34 @@
 
 pub mod algorithm;
 pub mod bearer;
+pub mod binding;
 pub mod cache;
 pub mod claims;
+mod compile;
 pub mod delegation;
+pub mod dpop;
 pub mod issuer;
 pub mod jwks;
 mod jws;
 pub mod keys;
+pub mod nonce;
 mod profile;
+mod replay;
 pub mod rules;
 
 use std::{collections::HashMap, sync::Arc};
 
 use serde_json::{Map, Value};
 
-pub use self::bearer::RawToken;
+pub use self::bearer::{Presented, RawToken};
 use self::{
+    binding::{Binding, Confirmation},
     claims::Identifier,
     delegation::{Delegated, Delegation},
+    dpop::{ProofSettings, Proofs},
     jws::Jws,
     keys::{KeyError, KeyRing, Sources},
+    nonce::Nonce,
     rules::{Rules, Signed},
 };
 use crate::base::clock::Timestamp;
@@ -62,9 +70,30 @@ pub enum TokenError {
     /// `exp` has passed.
     #[error("the token has expired")]
     Expired,
-    /// The token is bound to a key (`cnf`, RFC 7800) whose possession nothing here can check.
-    #[error("the token is bound to a key and cannot be taken as a plain bearer token")]
+    /// The token is bound (`cnf`, RFC 7800) in a way that nothing here checks, or was presented as if it were not.
+    #[error("the token is bound to something and cannot be taken as a plain bearer token")]
     BindingUnchecked,
+    /// The token is not bound to anything, and must be.
+    #[error("the token is not bound to a key or certificate")]
+    BindingMissing,
+    /// The client certificate of the connection is not the one that the token is bound to.
+    #[error("the token is bound to another client certificate")]
+    CertificateMismatch,
+    /// `DPoP` is missing beside a token that is bound to a key.
+    #[error("the proof of possession is missing")]
+    ProofMissing,
+    /// The DPoP proof is not one for this request, this token and its key, made just now.
+    #[error("the proof of possession is not valid")]
+    ProofInvalid,
+    /// The DPoP proof holds no nonce of ours that is still good; this one is.
+    #[error("the proof of possession needs a nonce")]
+    ProofNonceMissing(Nonce),
+    /// The DPoP proof was used before.
+    #[error("the proof of possession was used before")]
+    ProofReplayed,
+    /// More DPoP proofs come in than can be remembered.
+    #[error("too many proofs of possession to tell whether one was used before")]
+    ProofsUnchecked,
     /// The token lives longer than its issuer's tokens may, or does not say how long.
     #[error("the token lives too long")]
     LifetimeExceeded,
@@ -89,13 +118,13 @@ pub enum TokenError {
 }
 
 /// A token whose signature, time, audience and client are right. Only [`Issuers::verify`] makes one.
-#[derive(Clone)]
 pub struct VerifiedToken {
     rules: Arc<Rules>,
     client: Identifier,
     scopes: Vec<String>,
     caller_app: Option<Identifier>,
     delegated: Delegated,
+    confirmation: Confirmation,
     claims: Map<String, Value>,
     size: usize,
     expires: Timestamp,
@@ -157,7 +186,10 @@ impl VerifiedToken {
 
 /// The issuers whose tokens are believed, by `iss`.
 #[derive(Debug)]
-pub struct Issuers(HashMap<String, Issuer>);
+pub struct Issuers {
+    by_name: HashMap<String, Issuer>,
+    proofs: Proofs,
+}
 
 #[derive(Debug)]
 struct Issuer {
@@ -167,12 +199,13 @@ struct Issuer {
 
 impl Issuers {
     /// Starts a key ring for each issuer. Must be called on a tokio runtime.
-    pub fn start(rules: Vec<Rules>, sources: &Sources) -> Self {
+    pub fn start(rules: Vec<Rules>, proofs: ProofSettings, sources: &Sources) -> Self {
+        let proofs = Proofs::new(proofs, &rules);
         let start = |rules: Rules| {
             let keys = KeyRing::start(rules.issuer.clone(), rules.source.clone(), sources.clone(), rules.ring);
             (rules.issuer.clone(), Issuer { rules: Arc::new(rules), keys })
         };
-        Self(rules.into_iter().map(start).collect())
+        Self { by_name: rules.into_iter().map(start).collect(), proofs }
     }
 
     /// Verifies a token. An unknown issuer costs no network traffic.
@@ -183,7 +216,7 @@ impl Issuers {
         let jws = Jws::parse(token)?;
         let claims = jws.claims()?;
         let named = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::IssuerUnknown)?;
-        let issuer = self.0.get(named).ok_or(TokenError::IssuerUnknown)?;
+        let issuer = self.by_name.get(named).ok_or(TokenError::IssuerUnknown)?;
         if !issuer.rules.algorithms.contains(&jws.algorithm) {
             return Err(TokenError::AlgorithmRefused);
         }
@@ -204,17 +237,22 @@ impl Issuers {
     /// Whether what was verified earlier would still be: not expired, and under the same keys.
     pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> bool {
         let same_keys = |issuer: &Issuer| issuer.keys.generation() == token.generation;
-        token.expires > now && self.0.get(token.issuer()).is_some_and(same_keys)
+        token.expires > now && self.by_name.get(token.issuer()).is_some_and(same_keys)
+    }
+
+    /// Whether some tokens must come with a DPoP proof.
+    pub fn asks_for_proofs(&self) -> bool {
+        self.by_name.values().any(|issuer| issuer.rules.binding.key != Binding::Off)
     }
 
     /// The issuers that have no keys to verify with.
     pub fn without_keys(&self) -> Vec<&str> {
-        self.0.iter().filter(|(_, issuer)| !issuer.keys.is_ready()).map(|(name, _)| name.as_str()).collect()
+        self.by_name.iter().filter(|(_, issuer)| !issuer.keys.is_ready()).map(|(name, _)| name.as_str()).collect()
     }
 
     /// Waits until every issuer's keys were fetched once, well or badly.
     pub async fn first_attempts(&self) {
-        for issuer in self.0.values() {
+        for issuer in self.by_name.values() {
             issuer.keys.first_attempt().await;
         }
     }

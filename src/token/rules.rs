@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::{
     TokenError, VerifiedToken,
     algorithm::Algorithm,
+    binding::{BindingRules, Confirmation},
     claims::{Claims, Identifier},
     delegation::{Delegated, UserClaim},
     keys::{KeySource, Settings},
@@ -26,6 +27,7 @@ pub struct Rules {
     pub(super) client_ids: Option<Vec<String>>,
     pub(super) scope_prefix: Option<String>,
     pub(super) user_claim: Option<UserClaim>,
+    pub(super) binding: BindingRules,
     pub(super) leeway: Duration,
     pub(super) lifetime_max: Option<Duration>,
     pub(super) delegation_age_max: Option<Duration>,
@@ -80,9 +82,7 @@ impl Rules {
         let delegated = Delegated::of(&claims, self.user_claim.as_ref())?;
         let expires = self.check_time(read, delegated.user().is_some(), now)?;
         self.profile.check_kind(media_type, read)?;
-        if claims.contains_key("cnf") {
-            return Err(TokenError::BindingUnchecked);
-        }
+        let confirmation = Confirmation::of(&claims, &self.binding)?;
         let audience = read.audience()?;
         if self.audiences.as_ref().is_some_and(|ours| !ours.iter().any(|it| audience.contains(&it.as_str()))) {
             return Err(TokenError::AudienceWrong);
@@ -99,6 +99,7 @@ impl Rules {
             client,
             scopes,
             delegated,
+            confirmation,
             // An app that cannot be named is told to nobody; policies read the claim itself, if it fits the schema.
             caller_app: read.identifier("callerApp").ok().flatten(),
             rules: self.clone(),

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, fmt::Write, path::Path};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use portcullis::audit::Record;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{
     house::{self, House, NOW},
+    proof::{self, Proof},
     wire::{self, Answer},
 };
 
@@ -48,6 +49,8 @@ struct When {
     headers: Vec<(String, String)>,
     /// The token; by default the scenario's.
     token: Token,
+    /// A DPoP proof for the token; then the token is presented as `DPoP ${token}`.
+    proof: Option<Proof>,
     /// Values of `Authorization` instead of `Bearer ${token}`; `${token}` stands for the token.
     authorization: Option<Vec<String>>,
     /// Everything that goes over the wire instead; `${token}` stands for the token.
@@ -63,6 +66,8 @@ struct Token {
     key: Option<String>,
     /// Claims over the scenario's.
     claims: Map<String, Value>,
+    /// The key it is bound to (`cnf.jkt`).
+    bound_to: Option<String>,
     /// Claims it lacks.
     without: Vec<String>,
     /// Text put before the payload's closing brace.
@@ -110,6 +115,9 @@ impl Token {
         let key = house::key(self.key.as_deref().unwrap_or("agents"));
         let mut claims = house::claims();
         let object = claims.as_object_mut().unwrap();
+        if let Some(key) = &self.bound_to {
+            object.insert("cnf".into(), json!({ "jkt": proof::thumbprint(house::key(key)) }));
+        }
         object.extend(self.claims.clone());
         self.without.iter().for_each(|name| drop(object.remove(name)));
         let mut payload = self.payload.clone().unwrap_or_else(|| claims.to_string());
@@ -157,14 +165,18 @@ impl When {
         }
         let request = self.request.as_deref().unwrap_or("GET /users/user-1/data");
         let (method, target) = request.split_once(' ').unwrap();
-        let bearer = ["Bearer ${token}".to_owned()];
+        let scheme = if self.proof.is_some() { "DPoP" } else { "Bearer" };
+        let usual = [format!("{scheme} ${{token}}")];
         let mut fields: Vec<_> = self
             .authorization
             .as_deref()
-            .unwrap_or(&bearer)
+            .unwrap_or(&usual)
             .iter()
             .map(|value| ("authorization".to_owned(), value.replace("${token}", token)))
             .collect();
+        if let Some(proof) = &self.proof {
+            fields.extend(proof.fields(method, target, token));
+        }
         fields.extend(self.headers.iter().cloned());
         wire::request(method, target, &fields)
     }

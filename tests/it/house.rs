@@ -53,13 +53,15 @@ impl Sink for Channel {
 
 /// The keys that tokens of tests are signed with. `other` has the same name as `agents` and is another issuer's.
 pub(crate) fn key(name: &str) -> &'static SigningKey {
-    static KEYS: OnceLock<[SigningKey; 4]> = OnceLock::new();
-    let [agents, agents_ec, other, stranger] = KEYS.get_or_init(|| {
+    static KEYS: OnceLock<[SigningKey; 6]> = OnceLock::new();
+    let [agents, agents_ec, other, stranger, holder, thief] = KEYS.get_or_init(|| {
         [
             SigningKey::rs256("agents/+=").unwrap(),
             SigningKey::es256("agents-ec").unwrap(),
             SigningKey::rs256("agents/+=").unwrap(),
             SigningKey::rs256("stranger").unwrap(),
+            SigningKey::es256("holder").unwrap(),
+            SigningKey::es256("thief").unwrap(),
         ]
     });
     match name {
@@ -67,6 +69,8 @@ pub(crate) fn key(name: &str) -> &'static SigningKey {
         "agents-ec" => agents_ec,
         "other" => other,
         "stranger" => stranger,
+        "holder" => holder,
+        "thief" => thief,
         _ => panic!("no key `{name}`"),
     }
 }
@@ -127,6 +131,7 @@ impl House {
         for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
             files.push((name.into(), repository(name)));
         }
+        files.push(("nonce-secret".into(), "for tests only\n".into()));
         files.extend_from_slice(policies);
         let files = Files::memory(files.iter().map(|(name, text)| (name.as_str(), text.as_str())));
         let mut loaded = config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"));

@@ -10,4 +10,5 @@ mod docs;
 mod house;
 mod keys;
 mod peers;
+mod proof;
 mod wire;

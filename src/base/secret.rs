@@ -1,0 +1,87 @@
+//! Secrets: read from the environment or a file, never written in the configuration, never shown.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{files::Files, problem::Problem};
+
+/// Where a secret is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecretSource {
+    /// In this environment variable.
+    Env(Spanned<String>),
+    /// In this file; one line break at its end does not count.
+    File(Spanned<PathBuf>),
+}
+
+/// A secret: not empty, and not in any output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+impl SecretSource {
+    /// Reads the secret.
+    ///
+    /// # Errors
+    /// A [`Problem`] when it is not there, or empty.
+    pub fn read(&self, files: &Files) -> Result<Secret, Problem> {
+        let (found, empty) = match self {
+            Self::Env(name) => {
+                let missing =
+                    || Problem::at(name, format!("the environment has no variable `{}`", name.value)).fix("set it");
+                (std::env::var(&name.value).map_err(|_| missing())?, Problem::at(name, "the variable is empty"))
+            }
+            Self::File(path) => {
+                let failed = |error| {
+                    Problem::at(path, format!("cannot read `{}`: {error}", path.value.display()))
+                        .fix("the path is relative to the configuration file")
+                };
+                (files.read(&path.value).map_err(failed)?, Problem::at(path, "the file is empty"))
+            }
+        };
+        let text = found.strip_suffix('\n').unwrap_or(&found);
+        Secret::new(text.strip_suffix('\r').unwrap_or(text)).ok_or(empty)
+    }
+}
+
+impl Secret {
+    /// `text` as a secret; `None` when it is empty.
+    pub fn new(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Self(text.to_owned()))
+    }
+
+    /// The secret itself, for where it is used.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_there_and_is_not_shown() {
+        #[derive(Deserialize)]
+        struct Holder {
+            secret: SecretSource,
+        }
+        let files = Files::memory([("good", "s3cret\r\n"), ("empty", "\n")]);
+        let read = |text: &str| serde_saphyr::from_str::<Holder>(text).unwrap().secret.read(&files);
+        let secret = read("secret: { file: good }").unwrap();
+        assert_eq!((secret.expose(), format!("{secret:?}").as_str()), ("s3cret", "Secret(…)"));
+        assert_eq!(read("secret: { file: empty }").unwrap_err().message(), "the file is empty");
+        assert!(read("secret: { file: nowhere }").unwrap_err().message().starts_with("cannot read `nowhere`"));
+        let missing = read("secret: { env: PORTCULLIS_NO_SUCH_VARIABLE }").unwrap_err();
+        assert_eq!(missing.message(), "the environment has no variable `PORTCULLIS_NO_SUCH_VARIABLE`");
+        assert!(serde_saphyr::from_str::<Holder>("secret: s3cret").is_err());
+    }
+}
