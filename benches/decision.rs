@@ -14,7 +14,7 @@ use portcullis::{
     pipeline::Gate,
     request::{Head, Inbound, Limits, path::Target},
     server::fetch::HttpFetch,
-    token::{Issuers, RawToken, dpop::ProofSettings, issuer::Rules, keys::Sources},
+    token::{Issuers, RawToken, Trust, issuer::Rules, keys::Sources},
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -59,8 +59,7 @@ impl Bench {
         let compiled = loaded.compile().expect("the example");
         let sources = Sources { fetch: Arc::new(HttpFetch::new().expect("TLS")), files: files.clone() };
         let rules = Rules::compile(&loaded.config.issuers.value[0], &files).expect("the example");
-        let issuers =
-            Issuers::start(vec![rules], ProofSettings::compile(&[], None, &files).expect("randomness"), &sources);
+        let issuers = Issuers::start(Trust::plain(vec![rules]).expect("randomness"), &sources);
         let snapshot = Arc::new(compiled.blueprint.start(&sources));
         runtime.block_on(async {
             issuers.first_attempts().await;

@@ -83,7 +83,12 @@ impl App {
         let open = metrics.connections().clone();
         let unnamed = |address| move |error| StartError::Listen { address, error };
         let draining = Arc::new(AtomicBool::new(false));
-        let state = admin::State { snapshot: snapshot.clone(), metrics, draining: draining.clone() };
+        let state = admin::State {
+            snapshot: snapshot.clone(),
+            metrics,
+            draining: draining.clone(),
+            token: servers.admin_token,
+        };
         let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
         let limits = HeadLimits { bytes_max: head_bytes_max, duration_max: servers.client_timeout, idle_max: IDLE_MAX };
         let listener =

@@ -24,6 +24,8 @@ pub struct Metrics {
     decisions: HistogramVec,
     connections: IntGauge,
     records_dropped: IntCounter,
+    denied: IntGauge,
+    denied_failing: IntGauge,
 }
 
 impl Metrics {
@@ -44,6 +46,11 @@ impl Metrics {
         let connections = IntGauge::new("portcullis_connections", "Open downstream connections.")?;
         let records_dropped =
             IntCounter::new("portcullis_records_dropped_total", "Decision records that could not be written.")?;
+        let denied = IntGauge::new("portcullis_deny_list_entries", "Entries of the deny-list in force.")?;
+        let denied_failing = IntGauge::new(
+            "portcullis_deny_list_failing",
+            "1 while the deny-list cannot be read and an older one is in force.",
+        )?;
         let build = IntGauge::with_opts(
             Opts::new("portcullis_build_info", "Always 1; the version is a label.")
                 .const_label("version", env!("CARGO_PKG_VERSION")),
@@ -53,10 +60,12 @@ impl Metrics {
         registry.register(Box::new(decisions.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(records_dropped.clone()))?;
+        registry.register(Box::new(denied.clone()))?;
+        registry.register(Box::new(denied_failing.clone()))?;
         registry.register(Box::new(build))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, requests, decisions, connections, records_dropped })
+        Ok(Self { registry, requests, decisions, connections, records_dropped, denied, denied_failing })
     }
 
     /// Counts a visit that has ended.
@@ -67,6 +76,12 @@ impl Metrics {
             let after = Duration::from_micros(visit.decision_us);
             self.decisions.with_label_values(&[route]).observe(after.as_secs_f64());
         }
+    }
+
+    /// Notes how the deny-list stands.
+    pub fn note_deny_list(&self, entries: usize, failing: bool) {
+        self.denied.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.denied_failing.set(failing.into());
     }
 
     /// Decision records that could not be written.

@@ -169,11 +169,7 @@ impl Visit {
         let fingerprint = presented.fingerprint;
         let known = snapshot.subjects.get(&fingerprint);
         let subject = match known {
-            Some(subject) if snapshot.issuers.still_holds(subject.token(), now) => {
-                self.record.token_cached = true;
-                self.note_names(subject.names());
-                subject
-            }
+            Some(subject) if self.recall(snapshot, &subject, now)? => subject,
             outdated => {
                 if outdated.is_some() {
                     snapshot.subjects.remove(&fingerprint);
@@ -192,6 +188,16 @@ impl Visit {
     /// What `WWW-Authenticate` says of `refusal`, where it is due.
     pub fn challenge(&self, refusal: &Refusal) -> Option<String> {
         refusal.challenge().map(|challenge| challenge.to_header(self.gate.snapshot.issuers.asks_for_proofs()))
+    }
+
+    /// Whether what is remembered of a token still holds.
+    fn recall(&mut self, snapshot: &Snapshot, subject: &Subject, now: Timestamp) -> Result<bool, Refusal> {
+        let holds = snapshot.issuers.still_holds(subject.token(), now);
+        if holds != Ok(false) {
+            self.record.token_cached = true;
+            self.note_names(subject.names());
+        }
+        Ok(holds?)
     }
 
     fn note_names(&mut self, names: &Names) {

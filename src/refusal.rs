@@ -164,6 +164,7 @@ impl Refusal {
             T::DelegationConflict,
             T::UseWrong,
             T::AudienceWrong,
+            T::Revoked,
             T::ClientRefused,
         ];
         let named = String::new;
@@ -293,6 +294,7 @@ fn token_row(error: TokenError) -> Row {
         TokenError::DelegationConflict => invalid("delegation_conflict"),
         TokenError::UseWrong => invalid("token_use_wrong"),
         TokenError::AudienceWrong => invalid("audience_wrong"),
+        TokenError::Revoked => invalid("token_revoked"),
         TokenError::ClientRefused => invalid("client_refused"),
     }
 }

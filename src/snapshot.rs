@@ -7,7 +7,7 @@ use crate::{
     forward::Identity,
     policy::Policies,
     request::{Limits, route::RouteTable},
-    token::{Issuers, cache::TokenCache, dpop::ProofSettings, issuer::Rules, keys::Sources},
+    token::{Issuers, Trust, cache::TokenCache, keys::Sources},
 };
 
 /// A compiled configuration that touches nothing outside yet.
@@ -15,10 +15,8 @@ use crate::{
 pub struct Blueprint {
     /// Bounds on requests.
     pub limits: Limits,
-    /// What each issuer's tokens must say.
-    pub issuers: Vec<Rules>,
-    /// How clients show to hold what a token is bound to.
-    pub proofs: ProofSettings,
+    /// Whom it trusts.
+    pub trust: Trust,
     /// Which requests are described, and as what.
     pub routes: RouteTable<RoutePlan>,
     /// How tokens and requests become questions.
@@ -46,7 +44,7 @@ impl Blueprint {
     pub fn start(self, sources: &Sources) -> Snapshot {
         Snapshot {
             limits: self.limits,
-            issuers: Issuers::start(self.issuers, self.proofs, sources),
+            issuers: Issuers::start(self.trust, sources),
             subjects: TokenCache::new(Subject::weight),
             routes: self.routes,
             mapping: self.mapping,

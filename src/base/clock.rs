@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
 /// A moment, as the time since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(Duration);
@@ -32,12 +34,33 @@ impl Timestamp {
         self.0.as_secs()
     }
 
+    /// A moment in RFC 3339, with whatever offset.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let at = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+        let milliseconds = u64::try_from(at.timestamp_millis()).ok()?;
+        Some(Self(Duration::from_millis(milliseconds))).filter(|at| *at <= Self::MAX)
+    }
+
     /// As RFC 3339 in UTC with milliseconds, for records.
     pub fn rfc3339(self) -> String {
         i64::try_from(self.0.as_millis())
             .ok()
             .and_then(chrono::DateTime::from_timestamp_millis)
             .map_or_else(String::new, |at| at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.rfc3339())
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let expected = || D::Error::custom(format!("`{text}` is no moment in RFC 3339, as in `2026-11-22T10:00:00Z`"));
+        Self::parse_rfc3339(&text).ok_or_else(expected)
     }
 }
 
@@ -68,6 +91,16 @@ mod tests {
             assert_eq!(Timestamp::from_numeric_date(absurd), None, "{absurd}");
         }
         assert_eq!(Timestamp::from_numeric_date(1.9).map(Timestamp::seconds), Some(1));
+    }
+
+    #[test]
+    fn a_moment_is_read_with_whatever_offset() {
+        let at = |text| Timestamp::parse_rfc3339(text).map(Timestamp::seconds);
+        assert_eq!(at("2026-11-18T11:06:40Z"), Some(1_795_000_000));
+        assert_eq!(at("2026-11-18T12:06:40.5+01:00"), Some(1_795_000_000));
+        for none in ["", "2026-11-18", "1795000000", "1969-12-31T23:59:59Z", "+10000-01-01T00:00:00Z"] {
+            assert_eq!(at(none), None, "{none}");
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! Disk as an argument: configuration and policies are read through [`Files`], from a folder or from memory.
+//! Disk as an argument: what is read and written goes through [`Files`], a folder or memory.
 
 use std::{
     collections::BTreeMap,
-    io::{self, Read},
+    fs::File,
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 /// A place that configuration files are read from. Relative paths start at its root.
@@ -13,6 +16,26 @@ pub enum Files {
     Disk(PathBuf),
     /// Text by path: the demo's built-in example, and tests.
     Memory(BTreeMap<PathBuf, String>),
+}
+
+/// Which version of a file there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    modified: SystemTime,
+    bytes: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// Whether the file changed so lately that it may change again and keep its stamp.
+    pub fn is_young(&self) -> bool {
+        self.modified.elapsed().is_ok_and(|age| age < Duration::from_secs(2))
+    }
+
+    /// Time since the file was last written.
+    pub fn age(&self) -> Duration {
+        self.modified.elapsed().unwrap_or_default()
+    }
 }
 
 /// The largest file that is read, in bytes.
@@ -33,6 +56,34 @@ impl Files {
             Self::Disk(root) => read_bounded(&root.join(path)),
             Self::Memory(files) => files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into()),
         }
+    }
+
+    /// Which version of `path` there is.
+    ///
+    /// # Errors
+    /// What the file system says; files in memory never change and have none.
+    pub fn stamp(&self, path: &Path) -> io::Result<Stamp> {
+        let Self::Disk(root) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        let found = std::fs::metadata(root.join(path))?;
+        Ok(Stamp { modified: found.modified()?, bytes: found.len(), inode: found.ino() })
+    }
+
+    /// Puts `text` in the place of `path`, whole or not at all; nobody but the owner may read it.
+    ///
+    /// # Errors
+    /// What the file system says; files in memory are not written.
+    pub fn replace(&self, path: &Path, text: &str) -> io::Result<()> {
+        let Self::Disk(root) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        let path = root.join(path);
+        // A link, as in a mounted volume, stays a link.
+        let path = path.canonicalize().unwrap_or(path);
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".new");
+        let new = path.with_file_name(name);
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, &path)
     }
 
     /// The paths of the files in folder `path` that end in `.extension`, in order of name.
@@ -57,7 +108,7 @@ impl Files {
 
 fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    let read = std::fs::File::open(path)?.take(FILE_BYTES_MAX.saturating_add(1)).read_to_string(&mut text)?;
+    let read = File::open(path)?.take(FILE_BYTES_MAX.saturating_add(1)).read_to_string(&mut text)?;
     if u64::try_from(read).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("larger than {FILE_BYTES_MAX} bytes")));
     }

@@ -15,7 +15,7 @@ use crate::{
     base::{
         files::Files,
         problem::{Problem, Problems, Source, bounded},
-        secret::SecretSource,
+        secret::{Secret, SecretSource},
     },
     entities::{EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types},
     forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
@@ -23,7 +23,9 @@ use crate::{
     request::{Limits, route::RouteTable},
     snapshot::Blueprint,
     token::{
+        Trust,
         binding::Binding,
+        deny_list::{Denials, DenyFile, DenyListError},
         dpop::ProofSettings,
         issuer::{IssuerConfig, Rules},
     },
@@ -37,6 +39,8 @@ pub struct Config {
     pub listen: Spanned<SocketAddr>,
     /// Where operators connect: health and metrics. Default 127.0.0.1:9901.
     pub admin: Option<Spanned<SocketAddr>>,
+    /// What operators must show to see and change the deny-list. Without it nobody can.
+    pub admin_token: Option<SecretSource>,
     /// Where allowed requests go.
     pub upstream: UpstreamConfig,
     /// How clients address the gate: scheme, host and port. DPoP proofs are made for one of these.
@@ -44,6 +48,8 @@ pub struct Config {
     pub origins: Vec<Spanned<String>>,
     /// The secret that DPoP nonces are made of, where several gates must know each other's. Default: made at start.
     pub dpop_nonce_secret: Option<SecretSource>,
+    /// The file of the deny-list: a JSON object on each line.
+    pub deny_list: Option<Spanned<PathBuf>>,
     /// Whose tokens are believed.
     pub issuers: Spanned<Vec<IssuerConfig>>,
     /// The folder with `*.cedar` and `schema.cedarschema`. Default `policies`.
@@ -102,6 +108,8 @@ pub struct Servers {
     pub listen: SocketAddr,
     /// Where operators connect.
     pub admin: SocketAddr,
+    /// What operators must show to see and change the deny-list.
+    pub admin_token: Option<Secret>,
     /// Where allowed requests go.
     pub upstream: Upstream,
     /// Open connections.
@@ -168,6 +176,7 @@ impl Loaded {
         let mut problems = Problems::default();
         let issuers = problems.keep(self.issuers());
         let proofs = problems.keep(self.proofs());
+        let denied = problems.keep(self.denied());
         let servers = problems.keep(self.servers());
         let limits = problems.keep(config.limits.request_limits());
         let identity = problems.keep(Identity::compile(&config.identity));
@@ -183,8 +192,7 @@ impl Loaded {
             let (mapping, routes) = routes?;
             let blueprint = Blueprint {
                 limits: limits?,
-                issuers: issuers?,
-                proofs: proofs?,
+                trust: Trust { rules: issuers?, proofs: proofs?, denied: denied? },
                 routes,
                 mapping,
                 policies: policies?,
@@ -240,6 +248,16 @@ impl Loaded {
         }
     }
 
+    fn denied(&self) -> Result<Option<(Denials, DenyFile)>, Problem> {
+        let Some(named) = &self.config.deny_list else { return Ok(None) };
+        let file = DenyFile { files: self.files.clone(), path: named.value.clone() };
+        let failed = |error: DenyListError| {
+            Problem::at(named, format!("no deny-list in `{}`: {error}", named.value.display()))
+                .fix("give a file with a JSON object on each line; an empty one denies nobody")
+        };
+        Ok(Some((file.read().map_err(failed)?, file)))
+    }
+
     fn servers(&self) -> Result<Servers, Problems> {
         let mut problems = Problems::default();
         let limits = &self.config.limits;
@@ -247,10 +265,13 @@ impl Loaded {
             problems.keep(bounded(limits.connections_max.as_ref(), "connections_max", 10_000, 1..=1_000_000));
         let client_timeout =
             problems.keep(bounded(limits.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
+        let admin_token =
+            problems.keep(self.config.admin_token.as_ref().map(|token| token.read(&self.files)).transpose());
         let servers = (|| {
             Some(Servers {
                 listen: self.config.listen.value,
                 admin: self.config.admin_address(),
+                admin_token: admin_token?,
                 upstream: problems.keep(Upstream::compile(&self.config.upstream))?,
                 connections_max: connections_max?,
                 client_timeout: std::time::Duration::from_millis(client_timeout?),

@@ -21,8 +21,7 @@ use crate::{
     config::Config,
     server::http1::{Http1Server, answer, json as json_answer},
     token::{
-        Issuers, RawToken,
-        dpop::ProofSettings,
+        Issuers, RawToken, Trust,
         issuer::{IssuerConfig, Rules},
         keys::Sources,
     },
@@ -181,8 +180,7 @@ fn verifier(key: &SigningKey) -> Result<Issuers, super::Failure> {
     }}))?;
     let rules = Rules::compile(&config, &files)?;
     let fetch = Arc::new(crate::server::fetch::HttpFetch::new()?);
-    let proofs = ProofSettings::compile(&[], None, &files)?;
-    Ok(Issuers::start(vec![rules], proofs, &Sources { fetch, files }))
+    Ok(Issuers::start(Trust::plain(vec![rules])?, &Sources { fetch, files }))
 }
 
 /// `claims`, issued at `now`.

@@ -227,7 +227,7 @@ mod tests {
         policy::PolicyFiles,
         request::{Head, Inbound, Limits, path::Target, route::RouteTable},
         server::fetch::HttpFetch,
-        token::{Issuers, Presented, dpop::ProofSettings, issuer::Rules, keys::Sources},
+        token::{Issuers, Presented, Trust, issuer::Rules, keys::Sources},
     };
 
     const CONFIG: &str = "
@@ -292,11 +292,8 @@ routes:
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let inside = runtime.enter();
         let rules = Rules::compile(&loaded.config.issuers.value[0], &files).unwrap();
-        let issuers = Issuers::start(
-            vec![rules],
-            ProofSettings::compile(&[], None, &files).unwrap(),
-            &Sources { fetch: Arc::new(HttpFetch::new().unwrap()), files },
-        );
+        let sources = Sources { fetch: Arc::new(HttpFetch::new().unwrap()), files };
+        let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources);
         drop(inside);
         let asked = std::cell::Cell::new(0);
         let mut runner = proptest::test_runner::TestRunner::default();

@@ -1,4 +1,4 @@
-//! The admin listener: is the process alive, is it ready, what has it counted. Never on the data port.
+//! The admin listener: is the process alive, is it ready, what has it counted, whom does it deny. Never on the data port.
 
 use std::{
     io,
@@ -14,8 +14,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 
-use super::http1::{Http1Server, answer, json};
-use crate::{metrics::Metrics, snapshot::Snapshot};
+use super::{
+    deny_list,
+    http1::{Http1Server, answer, json},
+};
+use crate::{base::secret::Secret, metrics::Metrics, snapshot::Snapshot};
 
 /// What the admin listener tells of.
 #[derive(Clone, Debug)]
@@ -26,14 +29,26 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Whether the gate is about to stop.
     pub draining: Arc<AtomicBool>,
+    /// What operators must show to see and change the deny-list.
+    pub token: Option<Secret>,
 }
 
-/// Serves `/livez`, `/readyz` and `/metrics` on `listener`.
+/// Serves `/livez`, `/readyz`, `/metrics` and `/deny-list` on `listener`.
 ///
 /// # Errors
 /// When the listener has no address.
 pub fn start(listener: TcpListener, state: State) -> io::Result<Http1Server> {
-    Http1Server::start(listener, move |request: Request<Incoming>| std::future::ready(respond(&request, &state)))
+    Http1Server::start(listener, move |request: Request<Incoming>| {
+        let state = state.clone();
+        async move {
+            let path = request.uri().path();
+            if path == deny_list::PATH || path.starts_with(deny_list::BELOW) {
+                deny_list::respond(request, &state).await
+            } else {
+                respond(&request, &state)
+            }
+        }
+    })
 }
 
 fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
@@ -43,9 +58,16 @@ fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> 
     match request.uri().path() {
         "/livez" => answer(StatusCode::OK, "text/plain", "alive\n"),
         "/readyz" => readiness(state),
-        "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", state.metrics.text()),
-        _ => answer(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz or /metrics\n"),
+        "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", metrics(state)),
+        _ => answer(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz, /metrics or /deny-list\n"),
     }
+}
+
+/// What is counted as it happens, and what is asked for now.
+fn metrics(state: &State) -> Vec<u8> {
+    let denied = state.snapshot.issuers().denied().state();
+    state.metrics.note_deny_list(denied.entries, denied.failing);
+    state.metrics.text()
 }
 
 /// Ready means: every issuer's keys are there, and the gate is not about to stop.

@@ -59,6 +59,14 @@ impl ProofSettings {
         problems.into_result(nonces.map(|nonces| Self { origins, nonces }))
     }
 
+    /// No origin, and nonces that no other gate knows.
+    ///
+    /// # Errors
+    /// When the machine gives no randomness.
+    pub(super) fn default() -> Result<Self, Problems> {
+        Self::compile(&[], None, &Files::memory([]))
+    }
+
     /// Whether there is an origin at all.
     pub const fn has_origins(&self) -> bool {
         !self.origins.is_empty()

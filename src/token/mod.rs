@@ -7,6 +7,8 @@ pub mod cache;
 pub mod claims;
 mod compile;
 pub mod delegation;
+pub mod denied;
+pub mod deny_list;
 pub mod dpop;
 pub mod issuer;
 pub mod jwks;
@@ -17,7 +19,10 @@ mod profile;
 mod replay;
 pub mod rules;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use serde_json::{Map, Value};
 
@@ -26,13 +31,15 @@ use self::{
     binding::{Binding, Confirmation},
     claims::Identifier,
     delegation::{Delegated, Delegation},
+    denied::Denied,
+    deny_list::{Denials, DenyFile},
     dpop::{ProofSettings, Proofs},
     jws::Jws,
     keys::{KeyError, KeyRing, Sources},
     nonce::Nonce,
     rules::{Rules, Signed},
 };
-use crate::base::clock::Timestamp;
+use crate::base::{clock::Timestamp, problem::Problems};
 
 /// Why a token is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +119,9 @@ pub enum TokenError {
     /// Not meant for this service.
     #[error("the token is meant for another service")]
     AudienceWrong,
+    /// On the deny-list.
+    #[error("the token is on the deny-list")]
+    Revoked,
     /// Not a client that is let in.
     #[error("the client is not let in")]
     ClientRefused,
@@ -129,6 +139,8 @@ pub struct VerifiedToken {
     size: usize,
     expires: Timestamp,
     generation: u64,
+    /// The version of the deny-list that it was last found not to be on.
+    cleared: AtomicU64,
 }
 
 impl std::fmt::Debug for VerifiedToken {
@@ -184,11 +196,33 @@ impl VerifiedToken {
     }
 }
 
+/// Whom the gate trusts, and how far; compiled.
+#[derive(Debug)]
+pub struct Trust {
+    /// What each issuer's tokens must say.
+    pub rules: Vec<Rules>,
+    /// How clients show to hold what a token is bound to.
+    pub proofs: ProofSettings,
+    /// What is refused all the same, and the file that says so.
+    pub denied: Option<(Denials, DenyFile)>,
+}
+
+impl Trust {
+    /// Trust in issuers whose tokens are bound to nothing, with no deny-list.
+    ///
+    /// # Errors
+    /// When the machine gives no randomness.
+    pub fn plain(rules: Vec<Rules>) -> Result<Self, Problems> {
+        Ok(Self { rules, proofs: ProofSettings::default()?, denied: None })
+    }
+}
+
 /// The issuers whose tokens are believed, by `iss`.
 #[derive(Debug)]
 pub struct Issuers {
     by_name: HashMap<String, Issuer>,
     proofs: Proofs,
+    denied: Denied,
 }
 
 #[derive(Debug)]
@@ -199,13 +233,14 @@ struct Issuer {
 
 impl Issuers {
     /// Starts a key ring for each issuer. Must be called on a tokio runtime.
-    pub fn start(rules: Vec<Rules>, proofs: ProofSettings, sources: &Sources) -> Self {
-        let proofs = Proofs::new(proofs, &rules);
+    pub fn start(trust: Trust, sources: &Sources) -> Self {
+        let proofs = Proofs::new(trust.proofs, &trust.rules);
+        let denied = trust.denied.map_or_else(Denied::nobody, |(list, file)| Denied::start(list, file));
         let start = |rules: Rules| {
             let keys = KeyRing::start(rules.issuer.clone(), rules.source.clone(), sources.clone(), rules.ring);
             (rules.issuer.clone(), Issuer { rules: Arc::new(rules), keys })
         };
-        Self { by_name: rules.into_iter().map(start).collect(), proofs }
+        Self { by_name: trust.rules.into_iter().map(start).collect(), proofs, denied }
     }
 
     /// Verifies a token. An unknown issuer costs no network traffic.
@@ -231,13 +266,24 @@ impl Issuers {
             return Err(TokenError::SignatureInvalid);
         }
         let media_type = jws.media_type.as_deref();
-        issuer.rules.check(Signed { claims, size: token.as_str().len(), generation }, media_type, now)
+        let signed = Signed { claims, size: token.as_str().len(), generation };
+        let verified = issuer.rules.check(signed, media_type, now)?;
+        if self.denied.denies(&verified, now) { Err(TokenError::Revoked) } else { Ok(verified) }
     }
 
     /// Whether what was verified earlier would still be: not expired, and under the same keys.
-    pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> bool {
+    ///
+    /// # Errors
+    /// `Revoked` when it is on the deny-list now.
+    pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> Result<bool, TokenError> {
         let same_keys = |issuer: &Issuer| issuer.keys.generation() == token.generation;
-        token.expires > now && self.by_name.get(token.issuer()).is_some_and(same_keys)
+        let holds = token.expires > now && self.by_name.get(token.issuer()).is_some_and(same_keys);
+        if holds && self.denied.denies(token, now) { Err(TokenError::Revoked) } else { Ok(holds) }
+    }
+
+    /// What is refused although everything about it is right.
+    pub const fn denied(&self) -> &Denied {
+        &self.denied
     }
 
     /// Whether some tokens must come with a DPoP proof.

@@ -1,6 +1,9 @@
 //! What one issuer's tokens must say; compiled, and checked once per token.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
@@ -105,6 +108,7 @@ impl Rules {
             rules: self.clone(),
             expires,
             generation,
+            cleared: AtomicU64::new(0),
             size,
             claims,
         })

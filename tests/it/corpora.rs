@@ -7,7 +7,7 @@ use portcullis::{
     base::{clock::Timestamp, files::Files},
     request::path::Target,
     server::fetch::HttpFetch,
-    token::{Issuers, RawToken, dpop::ProofSettings, issuer::Rules, jwks::KeySet, keys::Sources},
+    token::{Issuers, RawToken, Trust, issuer::Rules, jwks::KeySet, keys::Sources},
 };
 use serde_json::{Value, json};
 
@@ -210,8 +210,7 @@ async fn what_aws_jwt_verify_refuses_is_refused_and_what_it_takes_is_taken_unles
         let outcome = match (Rules::compile(&config, &files), RawToken::parse(text(&row, "jwt").as_bytes())) {
             (Ok(rules), Some(token)) => {
                 let sources = Sources { fetch: Arc::new(HttpFetch::new().unwrap()), files };
-                let proofs = ProofSettings::compile(&[], None, &sources.files).unwrap();
-                let issuers = Issuers::start(vec![rules], proofs, &sources);
+                let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources);
                 let now = Timestamp::from_seconds(
                     row["now_ms"].as_str().map_or_else(|| row["now_ms"].as_u64().unwrap(), |it| it.parse().unwrap())
                         / 1000,

@@ -64,10 +64,10 @@ fn what_is_commented_out_in_the_example_stands_at_its_default() {
     assert_eq!(format!("{:?}", shown.blueprint.limits), format!("{:?}", default.blueprint.limits));
     assert_eq!(format!("{:?}", shown.blueprint.identity), format!("{:?}", default.blueprint.identity));
     // The two id prefixes are the only ones with no default to show.
-    let issuer = format!("{:?}", shown.blueprint.issuers)
+    let issuer = format!("{:?}", shown.blueprint.trust.rules)
         .replace("Some(\"us-east-1_agents\")", "None")
         .replace("Some(\"us-east-1_users\")", "None");
-    assert_eq!(issuer, format!("{:?}", default.blueprint.issuers));
+    assert_eq!(issuer, format!("{:?}", default.blueprint.trust.rules));
     assert_eq!(format!("{:?}", shown.blueprint.routes), format!("{:?}", default.blueprint.routes));
 }
 

@@ -6,6 +6,7 @@ mod cases;
 mod cli;
 mod config;
 mod corpora;
+mod deny_list;
 mod docs;
 mod house;
 mod keys;

@@ -1,0 +1,183 @@
+//! The deny-list at work: read again when its file changes, and asked about each token once for every version of it.
+
+use std::{
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Mutex, task::AbortHandle, time::sleep};
+
+use super::{
+    VerifiedToken,
+    deny_list::{Denials, DenyFile, DenyListError, Entry, EntryId},
+};
+use crate::base::{clock::Timestamp, files::Stamp};
+
+/// How often the file is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A deny-list that is kept up with its file.
+#[derive(Debug)]
+pub struct Denied {
+    shared: Arc<Shared>,
+    file: Option<DenyFile>,
+    /// Held while the file is being changed.
+    changing: Mutex<()>,
+    watcher: Option<AbortHandle>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    list: RwLock<Arc<Denials>>,
+    /// Moves whenever the list changes. From 1, so that a token that was never cleared is never at it.
+    epoch: AtomicU64,
+    failing: AtomicU64,
+}
+
+/// Whether the list is as its file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenyListState {
+    /// Entries in force.
+    pub entries: usize,
+    /// Whether the file cannot be read, so that an older version of it is in force.
+    pub failing: bool,
+}
+
+/// Why the list cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// None is configured.
+    #[error("no `deny_list` is configured")]
+    NoList,
+    /// The file could not be changed, or is no list.
+    #[error(transparent)]
+    List(#[from] DenyListError),
+}
+
+impl Denied {
+    /// Nobody is denied, ever.
+    pub fn nobody() -> Self {
+        Self::new(Denials::default(), None)
+    }
+
+    /// Denies by `file`, which holds `list` now, and watches it. Must be called on a tokio runtime.
+    pub fn start(list: Denials, file: DenyFile) -> Self {
+        let mut denied = Self::new(list, Some(file.clone()));
+        denied.watcher = Some(tokio::spawn(watch(file, denied.shared.clone())).abort_handle());
+        denied
+    }
+
+    fn new(list: Denials, file: Option<DenyFile>) -> Self {
+        let list = RwLock::new(Arc::new(list));
+        let shared = Arc::new(Shared { list, epoch: AtomicU64::new(1), failing: AtomicU64::new(0) });
+        Self { shared, file, changing: Mutex::new(()), watcher: None }
+    }
+
+    /// Whether `token` is denied. Cheap while the list has not changed since the token was last found not to be.
+    pub(super) fn denies(&self, token: &VerifiedToken, now: Timestamp) -> bool {
+        let epoch = self.shared.epoch.load(Ordering::Acquire);
+        if token.cleared.load(Ordering::Acquire) == epoch {
+            return false;
+        }
+        let denied = self.shared.list().refuse(token, now);
+        if !denied {
+            token.cleared.store(epoch, Ordering::Release);
+        }
+        denied
+    }
+
+    /// The list in force.
+    pub fn list(&self) -> Arc<Denials> {
+        self.shared.list()
+    }
+
+    /// Whether the list is as its file says.
+    pub fn state(&self) -> DenyListState {
+        let failing = self.shared.failing.load(Ordering::Acquire) > 0;
+        DenyListState { entries: self.shared.list().entries().len(), failing }
+    }
+
+    /// Adds an entry to the file. It is in force when this returns.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing has changed then.
+    pub async fn add(&self, entry: Entry) -> Result<EntryId, ChangeError> {
+        self.change(move |file| file.add(&entry)).await
+    }
+
+    /// Removes the entries of this name from the file; gives how many there were.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; nothing has changed then.
+    pub async fn remove(&self, id: String) -> Result<usize, ChangeError> {
+        self.change(move |file| file.remove(&id)).await
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&DenyFile) -> Result<T, DenyListError> + Send + 'static,
+    ) -> Result<T, ChangeError> {
+        let file = self.file.clone().ok_or(ChangeError::NoList)?;
+        let _changing = self.changing.lock().await;
+        let shared = self.shared.clone();
+        let changed = tokio::task::spawn_blocking(move || {
+            let outcome = change(&file)?;
+            shared.publish(file.read()?);
+            Ok(outcome)
+        });
+        let broken = |error| Err(DenyListError::File(std::io::Error::other(error)));
+        Ok(changed.await.unwrap_or_else(broken)?)
+    }
+}
+
+impl Drop for Denied {
+    fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
+    }
+}
+
+impl Shared {
+    fn list(&self) -> Arc<Denials> {
+        self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The epoch moves only after the new list is in place: who reads the new epoch reads that list or a later one.
+    fn publish(&self, list: Denials) {
+        *self.list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.failing.store(0, Ordering::Release);
+    }
+}
+
+async fn watch(file: DenyFile, shared: Arc<Shared>) {
+    let mut seen: Option<Stamp> = None;
+    loop {
+        sleep(LOOK_EVERY).await;
+        let (look, into, last) = (file.clone(), shared.clone(), seen.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let stamp = look.files.stamp(&look.path).ok();
+            if stamp.is_some() && stamp == last && !stamp.as_ref().is_some_and(Stamp::is_young) {
+                return stamp;
+            }
+            let outcome = look.read();
+            match outcome {
+                Ok(list) if list.entries() == into.list().entries() => into.failing.store(0, Ordering::Release),
+                Ok(list) => {
+                    tracing::info!(entries = list.entries().len(), "the deny-list changed");
+                    into.publish(list);
+                }
+                Err(error) if into.failing.fetch_add(1, Ordering::AcqRel) == 0 => {
+                    tracing::error!(%error, "the deny-list cannot be read; the last one stays in force");
+                }
+                Err(_) => {}
+            }
+            stamp
+        });
+        seen = looked.await.unwrap_or_default();
+    }
+}
