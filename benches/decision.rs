@@ -14,7 +14,7 @@ use portcullis::{
     pipeline::Gate,
     request::{Head, Inbound, Limits, path::Target},
     server::fetch::HttpFetch,
-    token::{Issuers, RawToken, Trust, issuer::Rules, keys::Sources},
+    token::{Issuers, RawToken, Trust, issuer::Rules, key_source::Sources},
 };
 use serde_json::json;
 use tokio::runtime::Runtime;

@@ -20,7 +20,7 @@ use crate::{
     metrics::Metrics,
     pipeline::Gate,
     server::{admin, fetch::HttpFetch, head::HeadLimits, http1::Http1Server, listener::Listener},
-    token::keys::Sources,
+    token::key_source::Sources,
 };
 
 /// How long requests under way may take once the gate is told to stop.

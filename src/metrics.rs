@@ -1,10 +1,10 @@
-//! Metrics, in a registry of their own. Labels come from closed sets: routes of the configuration and codes of
+//! Metrics, in a registry of their own. Labels come from closed sets: routes and issuers of the configuration and codes of
 //! [`crate::refusal`]; nothing a client sends becomes a label.
 
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
 use crate::audit::{Outcome, Record};
@@ -24,6 +24,8 @@ pub struct Metrics {
     decisions: HistogramVec,
     connections: IntGauge,
     records_dropped: IntCounter,
+    keys_age: GaugeVec,
+    key_fetches: IntCounterVec,
     denied: IntGauge,
     denied_failing: IntGauge,
 }
@@ -46,6 +48,17 @@ impl Metrics {
         let connections = IntGauge::new("portcullis_connections", "Open downstream connections.")?;
         let records_dropped =
             IntCounter::new("portcullis_records_dropped_total", "Decision records that could not be written.")?;
+        let keys_age = GaugeVec::new(
+            Opts::new(
+                "portcullis_keys_age_seconds",
+                "Since an issuer's keys were last fetched well; absent without keys.",
+            ),
+            &["issuer"],
+        )?;
+        let key_fetches = IntCounterVec::new(
+            Opts::new("portcullis_key_fetches_total", "Fetches of an issuer's keys, by outcome."),
+            &["issuer", "outcome"],
+        )?;
         let denied = IntGauge::new("portcullis_deny_list_entries", "Entries of the deny-list in force.")?;
         let denied_failing = IntGauge::new(
             "portcullis_deny_list_failing",
@@ -60,12 +73,24 @@ impl Metrics {
         registry.register(Box::new(decisions.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(records_dropped.clone()))?;
+        registry.register(Box::new(keys_age.clone()))?;
+        registry.register(Box::new(key_fetches.clone()))?;
         registry.register(Box::new(denied.clone()))?;
         registry.register(Box::new(denied_failing.clone()))?;
         registry.register(Box::new(build))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        Ok(Self { registry, requests, decisions, connections, records_dropped, denied, denied_failing })
+        Ok(Self {
+            registry,
+            requests,
+            decisions,
+            connections,
+            records_dropped,
+            keys_age,
+            key_fetches,
+            denied,
+            denied_failing,
+        })
     }
 
     /// Counts a visit that has ended.
@@ -75,6 +100,19 @@ impl Metrics {
         if visit.decision != Outcome::Abandoned {
             let after = Duration::from_micros(visit.decision_us);
             self.decisions.with_label_values(&[route]).observe(after.as_secs_f64());
+        }
+    }
+
+    /// Notes how an issuer's keys stand: their age, and how many fetches went well and badly so far.
+    pub fn note_keys(&self, issuer: &str, age: Option<Duration>, fetched: u64, failed: u64) {
+        match age {
+            Some(age) => self.keys_age.with_label_values(&[issuer]).set(age.as_secs_f64()),
+            // Without keys there is no series, which is no error.
+            None => drop(self.keys_age.remove_label_values(&[issuer])),
+        }
+        for (outcome, total) in [("good", fetched), ("failed", failed)] {
+            let counter = self.key_fetches.with_label_values(&[issuer, outcome]);
+            counter.inc_by(total.saturating_sub(counter.get()));
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{
     forward::Identity,
     policy::Policies,
     request::{Limits, route::RouteTable},
-    token::{Issuers, Trust, cache::TokenCache, keys::Sources},
+    token::{Issuers, Trust, cache::TokenCache, key_source::Sources},
 };
 
 /// A compiled configuration that touches nothing outside yet.

@@ -1,13 +1,45 @@
 //! The one seam for outbound HTTP. Rooms ask for a document; who dials is decided at the edge of the house.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use url::Url;
 
-/// Fetches small documents (key sets, discovery). Implementations bound time and size and follow no redirect.
+use super::secret::Secret;
+
+/// A question to another server.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Whom.
+    pub url: &'a Url,
+    /// What is posted, as a form; without it the document is got.
+    pub form: Option<&'a Secret>,
+    /// `Authorization`.
+    pub authorization: Option<&'a Secret>,
+}
+
+impl<'a> Ask<'a> {
+    /// Asks for the document at `url`.
+    pub const fn get(url: &'a Url) -> Self {
+        Self { url, form: None, authorization: None }
+    }
+}
+
+/// A small JSON document.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Document {
+    /// Its bytes.
+    pub body: Vec<u8>,
+    /// How long it is fresh, where the server says so (RFC 9111 section 4.2.1).
+    pub fresh_for: Option<Duration>,
+}
+
+/// Fetches small documents: key sets, metadata, introspection. Implementations bound time and size, take JSON only, and
+/// follow redirects to the same origin only.
 #[async_trait]
 pub trait Fetch: Send + Sync + 'static {
-    /// The body of a successful (200) answer to `GET url`.
-    async fn get(&self, url: &Url) -> Result<Vec<u8>, FetchError>;
+    /// The document of a successful (200) answer.
+    async fn fetch(&self, ask: Ask<'_>) -> Result<Document, FetchError>;
 }
 
 /// Why a document could not be had.
@@ -19,25 +51,47 @@ pub enum FetchError {
     /// No complete answer within the time allowed.
     #[error("no answer within {0} ms")]
     TimedOut(u128),
-    /// An answer other than 200; redirects count as such.
+    /// An answer other than 200.
     #[error("status {0} instead of 200")]
     Status(u16),
+    /// A redirect to another origin, or one too many.
+    #[error("a redirect that is not followed: to another origin, of a posted form, or the fourth")]
+    Redirect,
     /// The body is larger than allowed.
     #[error("body over {0} bytes")]
     TooLarge(usize),
+    /// Not JSON by its `Content-Type`.
+    #[error("`Content-Type` is not JSON")]
+    NotJson,
 }
 
-/// Whether keys may be fetched from `url`: over https, or over http on loopback only, where nobody sits between.
-pub fn is_trustworthy(url: &Url) -> bool {
-    match url.scheme() {
-        "https" => url.has_host(),
-        "http" => match url.host() {
-            Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
-            None => false,
-        },
-        _ => false,
+/// Whether documents that decide may be fetched from a place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Over https, or over http on loopback, where nobody sits between.
+    #[default]
+    Trustworthy,
+    /// Over http too: whoever sits between can forge what is fetched.
+    PlainHttp,
+}
+
+impl Transport {
+    /// Whether `url` is such a place.
+    pub fn admits(self, url: &Url) -> bool {
+        match url.scheme() {
+            "https" => url.has_host(),
+            "http" => url.has_host() && (self == Self::PlainHttp || is_loopback(url)),
+            _ => false,
+        }
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
     }
 }
 
@@ -46,18 +100,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_come_over_https_or_loopback_only() {
-        for (url, trusted) in [
-            ("https://issuer.example/jwks", true),
-            ("http://127.0.0.1:9/jwks", true),
-            ("http://[::1]/jwks", true),
-            ("http://localhost/jwks", true),
-            ("http://issuer.example/jwks", false),
-            ("http://127.0.0.1.example/jwks", false),
-            ("http://169.254.169.254/jwks", false),
-            ("file:///etc/passwd", false),
+    fn documents_come_over_https_or_loopback_unless_it_is_spelled_out() {
+        for (url, trusted, plain) in [
+            ("https://issuer.example/jwks", true, true),
+            ("http://127.0.0.1:9/jwks", true, true),
+            ("http://[::1]/jwks", true, true),
+            ("http://localhost/jwks", true, true),
+            ("http://issuer.example/jwks", false, true),
+            ("http://127.0.0.1.example/jwks", false, true),
+            ("http://169.254.169.254/jwks", false, true),
+            ("file:///etc/passwd", false, false),
         ] {
-            assert_eq!(Url::parse(url).map(|url| is_trustworthy(&url)), Ok(trusted), "{url}");
+            let admits = |transport: Transport| Url::parse(url).map(|url| transport.admits(&url));
+            assert_eq!(admits(Transport::Trustworthy), Ok(trusted), "{url}");
+            assert_eq!(admits(Transport::PlainHttp), Ok(plain), "{url}");
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     token::{
         Issuers, RawToken, Trust,
         issuer::{IssuerConfig, Rules},
-        keys::Sources,
+        key_source::Sources,
     },
 };
 

@@ -227,7 +227,7 @@ mod tests {
         policy::PolicyFiles,
         request::{Head, Inbound, Limits, path::Target, route::RouteTable},
         server::fetch::HttpFetch,
-        token::{Issuers, Presented, Trust, issuer::Rules, keys::Sources},
+        token::{Issuers, Presented, Trust, issuer::Rules, key_source::Sources},
     };
 
     const CONFIG: &str = "

@@ -65,6 +65,9 @@ fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> 
 
 /// What is counted as it happens, and what is asked for now.
 fn metrics(state: &State) -> Vec<u8> {
+    for (issuer, ring) in state.snapshot.issuers().rings() {
+        state.metrics.note_keys(issuer, ring.age, ring.fetched, ring.failed);
+    }
     let denied = state.snapshot.issuers().denied().state();
     state.metrics.note_deny_list(denied.entries, denied.failing);
     state.metrics.text()

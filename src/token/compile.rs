@@ -1,6 +1,6 @@
 //! From an entry of `issuers` to [`Rules`]. The audience of a token is never optional by omission.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde_saphyr::Spanned;
 use url::Url;
@@ -10,14 +10,15 @@ use super::{
     binding::{Binding, BindingRules},
     claims::{Identifier, is_scope},
     delegation::UserClaim,
-    issuer::{AudienceWaiver, IssuerConfig, IssuerSettings, NonceDemand},
+    issuer::{AudienceWaiver, IssuerConfig, IssuerSettings, NonceDemand, TransportWaiver},
     jwks::KeySet,
-    keys::{KeySource, Settings},
+    key_source::KeySource,
+    keys::Settings,
     profile::Profile,
     rules::Rules,
 };
 use crate::base::{
-    fetch::is_trustworthy,
+    fetch::Transport,
     files::Files,
     problem::{Problem, Problems, bounded},
 };
@@ -36,6 +37,7 @@ impl Rules {
         let leeway = problems.keep(bounded(settings.leeway_s.as_ref(), "leeway_s", 10, 0..=300));
         let lifetime_max = problems.keep(age(settings.lifetime_max_s.as_ref(), "lifetime_max_s"));
         let delegation_age_max = problems.keep(age(settings.delegation_age_max_s.as_ref(), "delegation_age_max_s"));
+        problems.keep(settings.jwks_copy.as_ref().map_or(Ok(()), |copy| worth_keeping(copy, source.as_ref())));
         let ring = problems.keep(ring(settings));
         let binding = problems.keep(binding(settings));
         problems.keep(settings.client_ids.as_ref().map_or(Ok(()), known_clients));
@@ -66,44 +68,74 @@ impl Rules {
     }
 }
 
-fn issuer_url(issuer: &Spanned<String>) -> Result<Url, Problem> {
-    let url = Url::parse(&issuer.value).ok().filter(is_trustworthy);
+fn issuer_url(issuer: &Spanned<String>, transport: Transport) -> Result<Url, Problem> {
+    let url = Url::parse(&issuer.value).ok().filter(|url| transport.admits(url));
     url.filter(|url| url.query().is_none() && url.fragment().is_none()).ok_or_else(|| {
         Problem::at(issuer, format!("nothing can be discovered at issuer `{}`", issuer.value)).fix(
-            "that takes an https URL without query or fragment; else say where its keys are: `jwks_uri` or `jwks_file`",
+            "that takes an https URL without query or fragment; else say where its keys are: `jwks_uri`, `jwks_file` or `jwks`",
         )
     })
+}
+
+const JWK_SET: &str = "give a JWK set (RFC 7517) of public keys";
+
+const fn transport(settings: &IssuerSettings) -> Transport {
+    match settings.transport {
+        Some(TransportWaiver::AcceptPlainHttp) => Transport::PlainHttp,
+        None => Transport::Trustworthy,
+    }
+}
+
+fn fetchable(uri: &Spanned<String>, transport: Transport) -> Option<Url> {
+    Url::parse(&uri.value).ok().filter(|url| transport.admits(url))
 }
 
 fn key_source(settings: &IssuerSettings, files: &Files) -> Result<KeySource, Problem> {
     if Identifier::parse(&settings.issuer.value).is_none() {
         return Err(Problem::at(&settings.issuer, "not an issuer").fix("write `iss` as it stands in the tokens"));
     }
-    match (&settings.jwks_uri, &settings.jwks_file) {
-        (Some(uri), Some(_)) => {
-            Err(Problem::at(uri, "both `jwks_uri` and `jwks_file` are given").fix("keep one of the two"))
-        }
-        (Some(uri), None) => Url::parse(&uri.value).ok().filter(is_trustworthy).map(KeySource::Url).ok_or_else(|| {
+    let transport = transport(settings);
+    match (&settings.jwks_uri, &settings.jwks_file, &settings.jwks) {
+        (Some(uri), None, None) => fetchable(uri, transport).map(KeySource::Url).ok_or_else(|| {
             Problem::at(uri, format!("keys cannot be fetched from `{}`", uri.value))
-                .fix("use an https URL; http is for loopback addresses only")
+                .fix("use an https URL; http is for loopback addresses only, unless you must: `transport: accept_plain_http`")
         }),
-        (None, Some(file)) => {
+        (None, Some(file), None) => {
             let text = files.read(&file.value).map_err(|error| {
                 Problem::at(file, format!("cannot read `{}`: {error}", file.value.display()))
                     .fix("the path is relative to the configuration file")
             })?;
             let checked = KeySet::parse(text.as_bytes());
-            checked.map_err(|error| {
-                Problem::at(file, error.to_string()).fix("give a JWK set (RFC 7517) of public keys")
-            })?;
+            checked.map_err(|error| Problem::at(file, error.to_string()).fix(JWK_SET))?;
             Ok(KeySource::File(file.value.clone()))
         }
-        (None, None) => {
-            let issuer = issuer_url(&settings.issuer)?;
+        (None, None, Some(keys)) => {
+            let text = keys.value.to_string();
+            KeySet::parse(text.as_bytes()).map_err(|error| Problem::at(keys, error.to_string()).fix(JWK_SET))?;
+            Ok(KeySource::Inline(text))
+        }
+        (None, None, None) => {
+            let issuer = issuer_url(&settings.issuer, transport)?;
             let metadata = format!("{}/.well-known/openid-configuration", issuer.as_str().trim_end_matches('/'));
             let metadata = Url::parse(&metadata).map_err(|error| Problem::at(&settings.issuer, error.to_string()))?;
-            Ok(KeySource::Discovery { issuer: settings.issuer.value.clone(), metadata })
+            Ok(KeySource::Discovery { issuer: settings.issuer.value.clone(), metadata, transport })
         }
+        (uri, file, keys) => {
+            let message = "keys from more than one place";
+            let first = uri.as_ref().map(|uri| Problem::at(uri, message));
+            let first = first.or_else(|| file.as_ref().map(|file| Problem::at(file, message)));
+            let first = first.or_else(|| keys.as_ref().map(|keys| Problem::at(keys, message)));
+            Err(first.unwrap_or_else(|| Problem::new(message)).fix("keep one of `jwks_uri`, `jwks_file` and `jwks`"))
+        }
+    }
+}
+
+fn worth_keeping(copy: &Spanned<PathBuf>, source: Option<&KeySource>) -> Result<(), Problem> {
+    match source {
+        Some(KeySource::File(_) | KeySource::Inline(_)) => {
+            Err(Problem::at(copy, "a copy of keys that are at hand").fix("remove `jwks_copy`"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -180,6 +212,7 @@ fn ring(settings: &IssuerSettings) -> Result<Settings, Problems> {
     let refresh_interval =
         seconds(&settings.refresh_interval_s, "refresh_interval_s", default.refresh_interval, 1..=86_400);
     let cooldown = seconds(&settings.cooldown_s, "cooldown_s", default.cooldown, 1..=3_600);
+    let absent = seconds(&settings.unknown_key_s, "unknown_key_s", default.absent, 1..=3_600);
     let stale_max = seconds(&settings.stale_max_s, "stale_max_s", default.stale_max, 1..=604_800);
     let fetch_timeout =
         problems.keep(bounded(settings.fetch_timeout_ms.as_ref(), "fetch_timeout_ms", 3_000, 10..=60_000));
@@ -189,6 +222,8 @@ fn ring(settings: &IssuerSettings) -> Result<Settings, Problems> {
             cooldown: cooldown?,
             fetch_timeout: Duration::from_millis(fetch_timeout?),
             stale_max: stale_max?,
+            absent: absent?,
+            copy: settings.jwks_copy.as_ref().map(|copy| copy.value.clone()),
         })
     })();
     problems.into_result(ring)

@@ -32,6 +32,14 @@ pub enum AudienceWaiver {
     AcceptAnyAudience,
 }
 
+/// The demand for https, waived: long to type on purpose.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransportWaiver {
+    /// What is fetched from the issuer may come in the clear, where anybody between can forge it.
+    AcceptPlainHttp,
+}
+
 /// Whether a proof must hold a nonce.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,6 +61,12 @@ pub struct IssuerSettings {
     pub jwks_uri: Option<Spanned<String>>,
     /// A file that holds its key set.
     pub jwks_file: Option<Spanned<PathBuf>>,
+    /// Its key set itself.
+    pub jwks: Option<Spanned<serde_json::Value>>,
+    /// A file that keeps the last good key set, for a start while the issuer fails. Default none.
+    pub jwks_copy: Option<Spanned<PathBuf>>,
+    /// A waiver of https.
+    pub transport: Option<TransportWaiver>,
     /// Signature algorithms it may use. Default: RS256, and ES256 too but for `cognito_access`.
     pub algorithms: Option<Spanned<Vec<Algorithm>>>,
     /// Values of `aud` that mean us.
@@ -90,6 +104,8 @@ pub struct IssuerSettings {
     pub cooldown_s: Option<Spanned<u64>>,
     /// Milliseconds that a fetch may take. Default 3000.
     pub fetch_timeout_ms: Option<Spanned<u64>>,
+    /// Seconds for which a key that the issuer does not have is not asked for again. Default 30.
+    pub unknown_key_s: Option<Spanned<u64>>,
     /// Seconds that the last good keys serve while they cannot be fetched. Default 86400.
     pub stale_max_s: Option<Spanned<u64>>,
 }

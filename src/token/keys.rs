@@ -6,6 +6,7 @@
 //! the ring tries again by itself, after one second first and then ever more.
 
 use std::{
+    borrow::Cow,
     path::PathBuf,
     sync::{
         Arc,
@@ -14,40 +15,25 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
+use serde::Deserialize;
+use serde_json::json;
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
-use url::Url;
 
-use super::jwks::{JwksError, KeySet};
-use crate::base::{
-    fetch::{Fetch, FetchError, is_trustworthy},
-    files::Files,
-    json,
+use super::{
+    jwks::KeySet,
+    key_source::{KeySource, SourceError, Sources},
 };
-
-/// Where an issuer's keys come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeySource {
-    /// A key set at this address.
-    Url(Url),
-    /// The key set that the issuer's metadata names (OpenID Connect Discovery 1.0 section 4, RFC 8414).
-    Discovery {
-        /// The issuer, exactly as tokens and metadata must name it.
-        issuer: String,
-        /// Where the metadata is.
-        metadata: Url,
-    },
-    /// A key set in a file.
-    File(PathBuf),
-}
+use crate::base::fetch::Document;
 
 /// How a ring is kept fresh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Time between background refreshes.
+    /// Time between background refreshes; less where the source says that its keys are fresh for less.
     pub refresh_interval: Duration,
     /// Least time between a fetch and the next one that a token asks for.
     pub cooldown: Duration,
@@ -55,6 +41,10 @@ pub struct Settings {
     pub fetch_timeout: Duration,
     /// How long the last good keys serve while the source fails.
     pub stale_max: Duration,
+    /// How long a key that the source does not have is not asked for again.
+    pub absent: Duration,
+    /// Where the last good key set is kept, for a start while the source fails.
+    pub copy: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -64,41 +54,18 @@ impl Default for Settings {
             cooldown: Duration::from_secs(10),
             fetch_timeout: Duration::from_secs(3),
             stale_max: Duration::from_secs(24 * 60 * 60),
+            absent: Duration::from_secs(30),
+            copy: None,
         }
     }
 }
 
+/// Keys that a source is remembered not to have.
+const ABSENT_MAX: u64 = 1024;
+
 /// After a failed fetch the ring tries again after this, then after twice as long, and so on.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-
-/// Why keys could not be had from their source.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The document could not be fetched.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// The file could not be read.
-    #[error("cannot read `{}`: {error}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the file system says.
-        error: std::io::Error,
-    },
-    /// The document is no key set.
-    #[error(transparent)]
-    Jwks(#[from] JwksError),
-    /// The metadata is not JSON.
-    #[error("metadata: {0}")]
-    Metadata(#[from] serde_json::Error),
-    /// The metadata speaks of another issuer.
-    #[error("metadata names another issuer")]
-    OtherIssuer,
-    /// The metadata names no key set that may be fetched.
-    #[error("metadata names no `jwks_uri` over https or loopback")]
-    NoJwksUri,
-}
 
 /// Why no key could be had for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,59 +76,25 @@ pub enum KeyError {
     Unavailable,
 }
 
-/// What a ring reads from.
-#[derive(Clone)]
-pub struct Sources {
-    /// Dials out.
-    pub fetch: Arc<dyn Fetch>,
-    /// Reads files.
-    pub files: Files,
-}
-
-impl std::fmt::Debug for Sources {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sources").field("files", &self.files).finish_non_exhaustive()
-    }
-}
-
-impl KeySource {
-    /// Fetches the key set once; each document within `limit`.
-    ///
-    /// # Errors
-    /// [`SourceError`].
-    pub async fn load(&self, sources: &Sources, limit: Duration) -> Result<(Vec<u8>, KeySet), SourceError> {
-        let get = async |url: &Url| {
-            let fetched = timeout(limit, sources.fetch.get(url)).await;
-            fetched.unwrap_or(Err(FetchError::TimedOut(limit.as_millis())))
-        };
-        let document = match self {
-            Self::Url(url) => get(url).await?,
-            Self::File(path) => {
-                let failed = |error| SourceError::File { path: path.clone(), error };
-                sources.files.read(path).map_err(failed)?.into_bytes()
-            }
-            Self::Discovery { issuer, metadata } => {
-                let found = json::parse_object(&get(metadata).await?)?;
-                if found.get("issuer").and_then(|named| named.as_str()) != Some(issuer) {
-                    return Err(SourceError::OtherIssuer);
-                }
-                let url = found.get("jwks_uri").and_then(|uri| uri.as_str()).and_then(|uri| Url::parse(uri).ok());
-                let keeps_tls = |url: &Url| url.scheme() == "https" || metadata.scheme() == "http";
-                let url = url.filter(|url| is_trustworthy(url) && keeps_tls(url)).ok_or(SourceError::NoJwksUri)?;
-                get(&url).await?
-            }
-        };
-        let set = KeySet::parse(&document)?;
-        Ok((document, set))
-    }
-}
-
 /// The cached keys of one issuer.
 #[derive(Debug)]
 pub struct KeyRing {
     shared: Arc<Shared>,
     settings: Settings,
+    /// Names of keys that the source did not have of late, by digest.
+    absent: moka::sync::Cache<[u8; 32], ()>,
     task: AbortHandle,
+}
+
+/// How a ring fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingState {
+    /// Since the keys were last fetched well; `None` when there are none to verify with.
+    pub age: Option<Duration>,
+    /// Fetches that went well.
+    pub fetched: u64,
+    /// Fetches that did not.
+    pub failed: u64,
 }
 
 #[derive(Debug)]
@@ -176,8 +109,11 @@ struct State {
     document: Vec<u8>,
     keys: Option<Arc<KeySet>>,
     fetched: Option<Instant>,
+    /// How old the keys were when they were fetched: more than nothing when they came from the copy.
+    age_then: Duration,
     attempted: Option<Instant>,
     attempts: u64,
+    failures: u64,
     failing: bool,
 }
 
@@ -186,8 +122,10 @@ impl KeyRing {
     pub fn start(name: String, source: KeySource, sources: Sources, settings: Settings) -> Self {
         let shared =
             Arc::new(Shared { state: watch::Sender::default(), wanted: Notify::new(), generation: AtomicU64::new(0) });
-        let task = tokio::spawn(keep(name, source, sources, settings, shared.clone())).abort_handle();
-        Self { shared, settings, task }
+        let absent = moka::sync::Cache::builder().max_capacity(ABSENT_MAX).time_to_live(settings.absent).build();
+        let keeper = Keeper { name, source, sources, settings: settings.clone(), shared: shared.clone() };
+        let task = tokio::spawn(keeper.keep()).abort_handle();
+        Self { shared, settings, absent, task }
     }
 
     /// Changes whenever the keys change: what was verified under another generation must be verified again.
@@ -195,9 +133,11 @@ impl KeyRing {
         self.shared.generation.load(Ordering::Acquire)
     }
 
-    /// Whether there are keys to verify with.
-    pub fn is_ready(&self) -> bool {
-        self.shared.state.borrow().current(&self.settings).is_some()
+    /// How the ring fares.
+    pub fn state(&self) -> RingState {
+        let state = self.shared.state.borrow();
+        let age = state.current(&self.settings).and(state.age());
+        RingState { age, fetched: state.attempts.saturating_sub(state.failures), failed: state.failures }
     }
 
     /// Waits for the first fetch to end, well or badly.
@@ -206,15 +146,21 @@ impl KeyRing {
         let _ = timeout(self.patience(), state.wait_for(|state| state.attempts > 0)).await;
     }
 
-    /// The key set, for one in which `wanted` finds something; fetched again if the cached one has nothing.
+    /// The key set, for one in which `wanted` finds something; fetched again if the cached one has nothing, unless the
+    /// source is known not to have a key of this `name`.
     ///
     /// # Errors
     /// [`KeyError`]: `Unknown` only after a fetch that succeeded.
-    pub(super) async fn keys_with(&self, wanted: impl Fn(&KeySet) -> bool) -> Result<Arc<KeySet>, KeyError> {
+    pub(super) async fn keys_with(
+        &self,
+        name: &str,
+        wanted: impl Fn(&KeySet) -> bool,
+    ) -> Result<Arc<KeySet>, KeyError> {
         let seen = {
             let state = self.shared.state.borrow();
             match state.find(&wanted, &self.settings) {
                 Err(error) if !state.may_fetch(&self.settings) => return Err(error),
+                Err(KeyError::Unknown) if self.absent.contains_key(&named(name)) => return Err(KeyError::Unknown),
                 Err(_) => state.attempts,
                 found => return found,
             }
@@ -222,7 +168,13 @@ impl KeyRing {
         self.shared.wanted.notify_one();
         let mut state = self.shared.state.subscribe();
         match timeout(self.patience(), state.wait_for(|state| state.attempts > seen)).await {
-            Ok(Ok(state)) => state.find(&wanted, &self.settings),
+            Ok(Ok(state)) => {
+                let found = state.find(&wanted, &self.settings);
+                if matches!(found, Err(KeyError::Unknown)) {
+                    self.absent.insert(named(name), ());
+                }
+                found
+            }
             _ => Err(KeyError::Unavailable),
         }
     }
@@ -241,8 +193,13 @@ impl Drop for KeyRing {
 
 impl State {
     fn current(&self, settings: &Settings) -> Option<&Arc<KeySet>> {
-        let fresh = self.fetched.is_some_and(|at| at.elapsed() < settings.stale_max);
+        let fresh = self.age().is_some_and(|age| age < settings.stale_max);
         self.keys.as_ref().filter(|_| fresh)
+    }
+
+    /// Since the keys were fetched well.
+    fn age(&self) -> Option<Duration> {
+        self.fetched.map(|at| at.elapsed().saturating_add(self.age_then))
     }
 
     fn find(&self, wanted: &impl Fn(&KeySet) -> bool, settings: &Settings) -> Result<Arc<KeySet>, KeyError> {
@@ -262,12 +219,12 @@ impl Shared {
     /// How long the keys may still serve; long when there are none.
     fn fresh_for(&self, settings: &Settings) -> Duration {
         let state = self.state.borrow();
-        let age = state.keys.as_ref().and(state.fetched).map(|at| at.elapsed());
+        let age = state.keys.as_ref().and(state.age());
         age.map_or(Duration::MAX, |age| settings.stale_max.saturating_sub(age)).max(Duration::from_millis(10))
     }
 
     /// Notes the end of a fetch. The generation moves only after the new keys are in place, or the old ones gone.
-    fn publish(&self, outcome: Result<(Vec<u8>, KeySet), SourceError>, settings: &Settings) {
+    fn publish(&self, outcome: Result<(Document, KeySet), SourceError>, settings: &Settings) {
         let mut changed = false;
         self.state.send_modify(|state| {
             state.attempts = state.attempts.saturating_add(1);
@@ -275,17 +232,20 @@ impl Shared {
             state.failing = outcome.is_err();
             match outcome {
                 Ok((document, keys)) => {
-                    changed = state.document != document;
-                    state.document = document;
+                    changed = state.document != document.body;
+                    state.document = document.body;
                     state.keys = Some(Arc::new(keys));
                     state.fetched = state.attempted;
+                    state.age_then = Duration::ZERO;
                 }
-                Err(_) if state.keys.is_some() && state.current(settings).is_none() => {
-                    changed = true;
-                    state.document.clear();
-                    state.keys = None;
+                Err(_) => {
+                    state.failures = state.failures.saturating_add(1);
+                    if state.keys.is_some() && state.current(settings).is_none() {
+                        changed = true;
+                        state.document.clear();
+                        state.keys = None;
+                    }
                 }
-                Err(_) => {}
             }
         });
         if changed {
@@ -294,28 +254,96 @@ impl Shared {
     }
 }
 
-async fn keep(name: String, source: KeySource, sources: Sources, settings: Settings, shared: Arc<Shared>) {
-    let mut retry = RETRY_FIRST;
-    loop {
-        let outcome = source.load(&sources, settings.fetch_timeout).await;
-        match &outcome {
-            Ok((_, keys)) => {
-                tracing::debug!(issuer = %name, keys = keys.len(), skipped = ?keys.skipped(), "keys fetched");
-                retry = RETRY_FIRST;
-            }
-            Err(error) => tracing::warn!(issuer = %name, %error, "keys could not be fetched"),
+/// What keeps a ring.
+struct Keeper {
+    name: String,
+    source: KeySource,
+    sources: Sources,
+    settings: Settings,
+    shared: Arc<Shared>,
+}
+
+impl Keeper {
+    async fn keep(self) {
+        let settings = &self.settings;
+        let mut retry = RETRY_FIRST;
+        loop {
+            let outcome = self.source.load(&self.sources, settings.fetch_timeout).await;
+            let pause = match &outcome {
+                Ok((document, keys)) => {
+                    self.note(keys, document);
+                    retry = RETRY_FIRST;
+                    // Keys are fetched again well before they are too old to serve.
+                    let longest = settings.refresh_interval.min(settings.stale_max.div_f64(2.0));
+                    document.fresh_for.map_or(longest, |fresh| fresh.max(settings.cooldown).min(longest))
+                }
+                Err(error) => {
+                    self.warn(error);
+                    self.recall();
+                    let pause = retry.min(settings.refresh_interval).min(self.shared.fresh_for(settings));
+                    retry = retry.saturating_mul(2).min(RETRY_MAX);
+                    pause
+                }
+            };
+            self.shared.publish(outcome, settings);
+            wait_for_next(pause, settings.cooldown, &self.shared.wanted).await;
         }
-        let pause = if outcome.is_ok() {
-            // Keys are fetched again well before they are too old to serve.
-            settings.refresh_interval.min(settings.stale_max.div_f64(2.0))
-        } else {
-            let pause = retry.min(settings.refresh_interval).min(shared.fresh_for(&settings));
-            retry = retry.saturating_mul(2).min(RETRY_MAX);
-            pause
-        };
-        shared.publish(outcome, &settings);
-        wait_for_next(pause, settings.cooldown, &shared.wanted).await;
     }
+
+    fn note(&self, keys: &KeySet, document: &Document) {
+        tracing::debug!(issuer = %self.name, keys = keys.len(), "keys fetched");
+        if self.shared.state.borrow().document != document.body && !keys.skipped().is_empty() {
+            tracing::warn!(issuer = %self.name, skipped = ?keys.skipped(), "the key set holds keys that cannot be used");
+        }
+        if let Some(copy) = self.settings.copy.clone() {
+            let (name, files) = (self.name.clone(), self.sources.files.clone());
+            let text = json!({ "issuer": name, "keys": String::from_utf8_lossy(&document.body) }).to_string();
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = files.replace(&copy, &text) {
+                    tracing::warn!(issuer = %name, %error, "the copy of the keys cannot be written");
+                }
+            });
+        }
+    }
+
+    fn warn(&self, error: &SourceError) {
+        let age = self.shared.state.borrow().age().map(|age| age.as_secs());
+        tracing::warn!(issuer = %self.name, %error, keys_age_s = age, "keys could not be fetched");
+    }
+
+    /// Takes the keys from the copy, where there are none and the copy is not too old.
+    fn recall(&self) {
+        let Some(copy) = self.settings.copy.as_ref().filter(|_| self.shared.state.borrow().keys.is_none()) else {
+            return;
+        };
+        let age = self.sources.files.stamp(copy).map(|stamp| stamp.age()).unwrap_or(Duration::MAX);
+        let text = self.sources.files.read(copy).ok().filter(|_| age < self.settings.stale_max).unwrap_or_default();
+        let kept: Option<Copy<'_>> = serde_json::from_str(&text).ok();
+        let kept = kept.filter(|copy| copy.issuer == self.name).map(|copy| copy.keys.as_bytes().to_vec());
+        let Some((document, keys)) = kept.and_then(|kept| KeySet::parse(&kept).ok().map(|keys| (kept, keys))) else {
+            return;
+        };
+        tracing::warn!(issuer = %self.name, keys_age_s = age.as_secs(), "the keys come from the copy");
+        self.shared.state.send_modify(|state| {
+            state.document = document;
+            state.keys = Some(Arc::new(keys));
+            state.fetched = Some(Instant::now());
+            state.age_then = age;
+        });
+        self.shared.generation.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// A key set as it is kept: with the issuer whose it is, so that no other takes it for its own.
+#[derive(Deserialize)]
+struct Copy<'a> {
+    issuer: Cow<'a, str>,
+    keys: Cow<'a, str>,
+}
+
+/// What a key's name is remembered by, however long it is.
+fn named(name: &str) -> [u8; 32] {
+    digest(&SHA256, name.as_bytes()).as_ref().try_into().unwrap_or_default()
 }
 
 /// Waits for `pause`, or until somebody wants keys, but then not less than `cooldown`.

@@ -13,6 +13,7 @@ pub mod dpop;
 pub mod issuer;
 pub mod jwks;
 mod jws;
+pub mod key_source;
 pub mod keys;
 pub mod nonce;
 mod profile;
@@ -34,8 +35,10 @@ use self::{
     denied::Denied,
     deny_list::{Denials, DenyFile},
     dpop::{ProofSettings, Proofs},
+    jwks::KeySet,
     jws::Jws,
-    keys::{KeyError, KeyRing, Sources},
+    key_source::Sources,
+    keys::{KeyError, KeyRing, RingState},
     nonce::Nonce,
     rules::{Rules, Signed},
 };
@@ -237,7 +240,7 @@ impl Issuers {
         let proofs = Proofs::new(trust.proofs, &trust.rules);
         let denied = trust.denied.map_or_else(Denied::nobody, |(list, file)| Denied::start(list, file));
         let start = |rules: Rules| {
-            let keys = KeyRing::start(rules.issuer.clone(), rules.source.clone(), sources.clone(), rules.ring);
+            let keys = KeyRing::start(rules.issuer.clone(), rules.source.clone(), sources.clone(), rules.ring.clone());
             (rules.issuer.clone(), Issuer { rules: Arc::new(rules), keys })
         };
         Self { by_name: trust.rules.into_iter().map(start).collect(), proofs, denied }
@@ -257,7 +260,8 @@ impl Issuers {
         }
         let kid = jws.kid.as_deref();
         let generation = issuer.keys.generation();
-        let keys = issuer.keys.keys_with(|keys| keys.find(kid, jws.algorithm).next().is_some()).await;
+        let held = |keys: &KeySet| keys.find(kid, jws.algorithm).next().is_some();
+        let keys = issuer.keys.keys_with(kid.unwrap_or_default(), held).await;
         let keys = keys.map_err(|error| match error {
             KeyError::Unknown => TokenError::KeyUnknown,
             KeyError::Unavailable => TokenError::KeysUnavailable,
@@ -293,7 +297,12 @@ impl Issuers {
 
     /// The issuers that have no keys to verify with.
     pub fn without_keys(&self) -> Vec<&str> {
-        self.by_name.iter().filter(|(_, issuer)| !issuer.keys.is_ready()).map(|(name, _)| name.as_str()).collect()
+        self.rings().filter(|(_, ring)| ring.age.is_none()).map(|(name, _)| name).collect()
+    }
+
+    /// How each issuer's key ring fares.
+    pub fn rings(&self) -> impl Iterator<Item = (&str, RingState)> {
+        self.by_name.iter().map(|(name, issuer)| (name.as_str(), issuer.keys.state()))
     }
 
     /// Waits until every issuer's keys were fetched once, well or badly.

@@ -13,7 +13,8 @@ use super::{
     binding::{BindingRules, Confirmation},
     claims::{Claims, Identifier},
     delegation::{Delegated, UserClaim},
-    keys::{KeySource, Settings},
+    key_source::KeySource,
+    keys::Settings,
     profile::Profile,
 };
 use crate::base::clock::Timestamp;

@@ -92,7 +92,15 @@ fn keys_come_from_one_trustworthy_place() {
     with(issuer, &and("jwks_uri: nowhere"), &["keys cannot be fetched from `nowhere`", "config.yaml:6:17"]);
     with(issuer, &and("jwks_file: nowhere.json"), &["cannot read `nowhere.json`", "config.yaml:6:18"]);
     with(issuer, &and("jwks_file: policies/users.cedar"), &["no key set"]);
-    with(issuer, &and("jwks_uri: https://a.example\n      jwks_file: b"), &["both `jwks_uri` and `jwks_file`"]);
+    with(issuer, &and("jwks_uri: https://a.example\n      jwks_file: b"), &["keys from more than one place", "6:17"]);
+    with(issuer, &and("jwks_file: a\n      jwks: {keys: []}"), &["keys from more than one place"]);
+    with(issuer, &and("jwks: {keys: []}"), &["no usable key", "config.yaml:6:13"]);
+    with(issuer, &and("jwks: [5]"), &["no key set"]);
+    with(issuer, &and("transport: plain"), &["unknown variant `plain`"]);
+    with(issuer, &and("jwks_file: policies/users.cedar\n      jwks_copy: copy"), &["no key set"]);
+    let spelled_out =
+        and("jwks_uri: http://issuer.example/keys\n      transport: accept_plain_http\n      jwks_copy: copy.json");
+    assert_eq!(problems_of(&MINIMAL.replace(issuer, &spelled_out)), "");
     for odd in ["http://issuer.example", "https://issuer.example/?a=b", "accounts.example"] {
         with(issuer, &format!("issuer: {odd}"), &["nothing can be discovered", "config.yaml:5:15"]);
         let named = format!("issuer: {odd}\n      jwks_uri: https://issuer.example/keys");
@@ -105,6 +113,39 @@ fn keys_come_from_one_trustworthy_place() {
     with(issuer, &and("leeway_s: 3600"), &["`leeway_s` is out of range", "choose from 0 to 300"]);
     with(issuer, &and("cooldown_s: 0"), &["`cooldown_s` is out of range"]);
     with(issuer, &and("agent_id_prefix: a|b"), &["not a prefix"]);
+}
+
+#[test]
+fn keys_may_stand_in_the_configuration_itself() {
+    let issuer = "issuer: https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents";
+    let keys = serde_json::json!({ "keys": [house::key("agents").jwk()] });
+    let inline = format!("{issuer}\n      jwks: {keys}");
+    assert_eq!(problems_of(&MINIMAL.replace(issuer, &inline)), "");
+    let kept = format!("{inline}\n      jwks_copy: copy.json");
+    assert!(problems_of(&MINIMAL.replace(issuer, &kept)).contains("a copy of keys that are at hand"));
+}
+
+#[test]
+fn dpop_needs_an_origin() {
+    let issuer = "issuer: https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents";
+    let bound = format!("{issuer}\n      dpop: accepted");
+    with(issuer, &bound, &["nothing says for which address a DPoP proof must be made", "config.yaml:6:13"]);
+    let with_origins =
+        |origins: &str| MINIMAL.replace(issuer, &bound).replace("routes:", &format!("origins: {origins}\nroutes:"));
+    assert_eq!(problems_of(&with_origins("['https://api.example', 'http://127.0.0.1:8080/']")), "");
+    for odd in [
+        "api.example",
+        "https://api.example/path",
+        "ftp://api.example",
+        "https://a@api.example",
+        "https://api.example/?a",
+    ] {
+        assert!(problems_of(&with_origins(&format!("['{odd}']"))).contains("is not an origin"), "{odd}");
+    }
+    with(issuer, &format!("{issuer}\n      dpop_proof_age_max_s: 0"), &["`dpop_proof_age_max_s` is out of range"]);
+    with("routes:", "dpop_nonce_secret: { env: PORTCULLIS_NO_SUCH_VARIABLE }\nroutes:", &["has no variable"]);
+    with("routes:", "admin_token: { file: nowhere }\nroutes:", &["cannot read `nowhere`"]);
+    with("routes:", "admin_token: secret\nroutes:", &["admin_token"]);
 }
 
 #[test]

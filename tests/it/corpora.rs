@@ -7,7 +7,7 @@ use portcullis::{
     base::{clock::Timestamp, files::Files},
     request::path::Target,
     server::fetch::HttpFetch,
-    token::{Issuers, RawToken, Trust, issuer::Rules, jwks::KeySet, keys::Sources},
+    token::{Issuers, RawToken, Trust, issuer::Rules, jwks::KeySet, key_source::Sources},
 };
 use serde_json::{Value, json};
 

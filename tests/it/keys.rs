@@ -1,6 +1,7 @@
 //! Key rings against key servers that misbehave, with the fetches they saw.
 
 use std::{
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -8,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
@@ -17,7 +19,7 @@ use portcullis::{
     demo::keys::SigningKey,
     server::http1::{Http1Server, answer},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     house::{self, House},
@@ -31,6 +33,10 @@ enum Mood {
     Status(u16),
     Body(String),
     Redirect(String),
+    /// Keys with other header fields.
+    Fields(Vec<&'static str>, Vec<(header::HeaderName, &'static str)>),
+    /// Keys where they were moved to, elsewhere a redirect to there.
+    Moved(&'static str),
     Silence,
 }
 
@@ -44,10 +50,10 @@ impl KeyServer {
     async fn start(mood: Mood) -> Self {
         let (mood, fetches) = (Arc::new(Mutex::new(mood)), Arc::new(AtomicU64::new(0)));
         let (now, seen) = (mood.clone(), fetches.clone());
-        let server = Http1Server::start(house::loopback().await, move |_| {
+        let server = Http1Server::start(house::loopback().await, move |request| {
             seen.fetch_add(1, Ordering::SeqCst);
             let mood = now.lock().unwrap().clone();
-            respond(mood)
+            respond(mood, request.uri().path().to_owned())
         });
         Self { server: server.unwrap(), mood, fetches }
     }
@@ -70,36 +76,72 @@ impl KeyServer {
     }
 
     async fn gate(&self, settings: &str, issuer: &str) -> House {
-        let text = format!(
-            "listen: 127.0.0.1:0\nupstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n\
-             \x20 - oidc_generic: {{ issuer: '{issuer}', audiences: [api], fetch_timeout_ms: 300, {settings} }}\nroutes:\n\
-             \x20 - {{ methods: [GET], path: '/users/{{id}}/data', action: readOnly, resource: 'UserData::\"{{path.id}}\"', \
-             attributes: {{ owner: 'User::\"{{path.id}}\"' }} }}\n"
-        );
         let names = ["policies/schema.cedarschema", "policies/users.cedar"];
         let files = names.map(|name| (name, house::repository(name)));
         let files = Files::memory(files.iter().map(|(name, text)| (*name, text.as_str())));
-        let loaded = config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"));
-        House::of(loaded, house::NOW).await
+        gate(settings, issuer, files).await
+    }
+
+    /// The same, with its files in this folder.
+    async fn house_in(&self, folder: &Path, settings: &str) -> House {
+        std::fs::create_dir_all(folder.join("policies")).unwrap();
+        for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
+            std::fs::write(folder.join(name), house::repository(name)).unwrap();
+        }
+        let settings = format!("jwks_uri: '{}', {settings}", self.url());
+        gate(&settings, "https://issuer.example", Files::Disk(folder.into())).await
     }
 }
 
-async fn respond(mood: Mood) -> Response<Full<Bytes>> {
+async fn gate(settings: &str, issuer: &str, files: Files) -> House {
+    // Short, so that a server that keeps silent does not keep the test waiting.
+    let patience = if settings.contains("fetch_timeout_ms") { "" } else { "fetch_timeout_ms: 300, " };
+    let text = format!(
+        "listen: 127.0.0.1:0\nupstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n\
+         \x20 - oidc_generic: {{ issuer: '{issuer}', audiences: [api], {patience}{settings} }}\nroutes:\n\
+         \x20 - {{ methods: [GET], path: '/users/{{id}}/data', action: readOnly, resource: 'UserData::\"{{path.id}}\"', \
+         attributes: {{ owner: 'User::\"{{path.id}}\"' }} }}\n"
+    );
+    let loaded = config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"));
+    House::of(loaded, house::NOW).await
+}
+
+fn key_set(names: &[&str]) -> String {
+    json!({ "keys": names.iter().map(|name| house::key(name).jwk()).collect::<Vec<_>>() }).to_string()
+}
+
+async fn respond(mood: Mood, path: String) -> Response<Full<Bytes>> {
     let text = |status, body: String| answer(status, "application/json", body);
     match mood {
-        Mood::Keys(names) => {
-            let keys: Vec<_> = names.iter().map(|name| house::key(name).jwk()).collect();
-            text(StatusCode::OK, json!({ "keys": keys }).to_string())
-        }
-        Mood::Status(status) => text(StatusCode::from_u16(status).unwrap(), "{\"keys\":[]}".into()),
-        Mood::Body(body) => text(StatusCode::OK, body),
-        Mood::Redirect(to) => {
-            let mut response = text(StatusCode::FOUND, String::new());
-            response.headers_mut().insert(header::LOCATION, to.parse().unwrap());
+        Mood::Keys(names) => text(StatusCode::OK, key_set(&names)),
+        Mood::Fields(names, fields) => {
+            let mut response = text(StatusCode::OK, key_set(&names));
+            for (name, value) in fields {
+                response.headers_mut().insert(name, value.parse().unwrap());
+            }
             response
         }
+        Mood::Moved(to) if path == to => text(StatusCode::OK, key_set(&["agents"])),
+        Mood::Moved(to) => redirect(to),
+        Mood::Status(status) => text(StatusCode::from_u16(status).unwrap(), "{\"keys\":[]}".into()),
+        Mood::Body(body) => text(StatusCode::OK, body),
+        Mood::Redirect(to) => redirect(&to),
         Mood::Silence => std::future::pending().await,
     }
+}
+
+fn redirect(to: &str) -> Response<Full<Bytes>> {
+    let mut response = answer(StatusCode::FOUND, "application/json", String::new());
+    response.headers_mut().insert(header::LOCATION, to.parse().unwrap());
+    response
+}
+
+/// The scenario's claims, by the issuer of these tests.
+fn claims() -> Value {
+    let mut claims = house::claims();
+    claims["iss"] = "https://issuer.example".into();
+    claims["aud"] = "api".into();
+    claims
 }
 
 fn token(key: &SigningKey, issuer: &str) -> String {
@@ -145,6 +187,8 @@ async fn a_gate_without_keys_answers_503_stays_up_and_recovers_by_itself() {
         Mood::Body(json!({ "keys": [] }).to_string()),
         Mood::Body(json!({ "keys": [{ "kty": "oct", "k": "c2VjcmV0", "kid": "agents/+=" }] }).to_string()),
         Mood::Body(format!("{{\"keys\":[{}]}}", " ".repeat(2 * 1024 * 1024))),
+        Mood::Fields(vec!["agents"], vec![(header::CONTENT_TYPE, "text/html")]),
+        Mood::Redirect("/keys".into()),
         Mood::Silence,
     ] {
         server.become_(mood);
@@ -159,12 +203,111 @@ async fn a_gate_without_keys_answers_503_stays_up_and_recovers_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redirect_is_not_followed() {
+async fn a_redirect_is_followed_on_the_same_server_only() {
     let elsewhere = KeyServer::start(Mood::Keys(vec!["agents"])).await;
     let server = KeyServer::start(Mood::Redirect(elsewhere.url())).await;
     let mut house = server.house("cooldown_s: 1").await;
     assert_eq!(call(&mut house, "agents").await, (503, "keys_unavailable"));
     assert_eq!(elsewhere.fetches(), 0);
+    server.become_(Mood::Moved("/new/keys"));
+    until(&mut house, "agents", (200, "allowed")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_fetched_again_as_soon_as_their_server_says_but_within_bounds() {
+    let fresh = |age| Mood::Fields(vec!["agents"], vec![(header::CACHE_CONTROL, age)]);
+    // As short as the cool-down, however short the server says.
+    let server = KeyServer::start(fresh("max-age=0")).await;
+    let _house = server.house("cooldown_s: 1, refresh_interval_s: 3600").await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(server.fetches(), 3);
+    // As long as the refresh interval, however long the server says.
+    let server = KeyServer::start(fresh("max-age=31536000")).await;
+    let _house = server.house("cooldown_s: 1, refresh_interval_s: 2").await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(server.fetches(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_issuer_does_not_have_is_not_asked_for_again_and_again() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let mut house = server.house("cooldown_s: 1, unknown_key_s: 3600").await;
+    until_fetched(&mut house, &server, 2).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(call(&mut house, "stranger").await, (401, "key_unknown"));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(server.fetches(), 2, "this key was asked for before");
+    let other =
+        house::key("stranger").sign_text("{\"alg\":\"RS256\",\"kid\":\"another\"}", &claims().to_string()).unwrap();
+    assert_eq!(call_with(&mut house, &other).await, (401, "key_unknown"));
+    assert_eq!(server.fetches(), 3, "another was not");
+}
+
+/// Presents tokens with an unknown key until the server has seen `fetches`.
+async fn until_fetched(house: &mut House, server: &KeyServer, fetches: u64) {
+    for _ in 0..100 {
+        assert_eq!(call(house, "stranger").await, (401, "key_unknown"));
+        if server.fetches() >= fetches {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no further fetch");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_while_the_issuer_fails_serves_by_the_last_good_keys() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("keys-copy.json");
+    let settings = format!("cooldown_s: 1, jwks_copy: '{}'", copy.display());
+    let mut first = server.house_in(folder.path(), &settings).await;
+    assert_eq!(call(&mut first, "agents").await, (200, "allowed"));
+    let mut waited = 0;
+    while !copy.exists() && waited < 50 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        waited += 1;
+    }
+    drop(first);
+
+    server.become_(Mood::Status(500));
+    let mut second = server.house_in(folder.path(), &settings).await;
+    assert_eq!(call(&mut second, "agents").await, (200, "allowed"));
+    assert_eq!(call(&mut second, "stranger").await, (503, "keys_unavailable"));
+    assert!(portcullis::server::probe::ready(second.app.admin_address()).await.is_ok());
+    server.become_(Mood::Keys(vec!["stranger"]));
+    until(&mut second, "agents", (401, "key_unknown")).await;
+    drop(second);
+
+    // Neither another issuer's copy, nor one too old, nor one that was spoilt.
+    server.become_(Mood::Status(500));
+    let good = std::fs::read_to_string(&copy).unwrap().replace("stranger", "agents/+=");
+    for (text, settings) in [
+        (good.replace("https://issuer.example", "https://other.example"), settings.clone()),
+        (good.clone(), format!("{settings}, stale_max_s: 1")),
+        (good.replace("kty", "kt"), settings.clone()),
+        (String::new(), settings.clone()),
+    ] {
+        std::fs::write(&copy, text).unwrap();
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        let mut house = server.house_in(folder.path(), &settings).await;
+        assert_eq!(call(&mut house, "agents").await, (503, "keys_unavailable"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_an_issuers_keys_fare_is_counted() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let mut house = server.house("cooldown_s: 1").await;
+    assert_eq!(call(&mut house, "agents").await, (200, "allowed"));
+    server.become_(Mood::Status(500));
+    until(&mut house, "stranger", (503, "keys_unavailable")).await;
+    let metrics = wire::send(house.app.admin_address(), &wire::request("GET", "/metrics", &[])).await;
+    let metrics = String::from_utf8(metrics).unwrap();
+    assert!(metrics.contains("portcullis_key_fetches_total{issuer=\"https://issuer.example\",outcome=\"good\"} 1"));
+    assert!(metrics.contains("portcullis_keys_age_seconds{issuer=\"https://issuer.example\"} "));
+    let failed = metrics.split("outcome=\"failed\"} ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+    assert!(failed.parse::<u64>().unwrap() >= 1, "{failed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -179,25 +322,37 @@ async fn a_new_key_is_fetched_when_a_token_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_tokens_with_unknown_keys_cost_one_fetch() {
+async fn ten_thousand_tokens_with_random_keys_cost_one_fetch_in_a_cool_down() {
     let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
-    let house = server.house("cooldown_s: 3600").await;
+    let house = server.house("cooldown_s: 1, fetch_timeout_ms: 5000").await;
     let address = house.app.address();
-    let mut calls = tokio::task::JoinSet::new();
-    for index in 0..200 {
-        let key = house::key("stranger");
-        let header = json!({ "alg": "RS256", "kid": format!("random-{index}") }).to_string();
-        let payload = house::claims()
-            .to_string()
-            .replace("https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agents", "https://issuer.example");
-        let token = key.sign_text(&header, &payload).unwrap();
-        let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
-        let request = wire::request("GET", "/users/user-1/data", &fields);
-        calls.spawn(async move { wire::Answer::parse(&wire::send(address, &request).await).status });
+    let started = std::time::Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..20 {
+        clients.spawn(async move {
+            let mut kept = wire::Kept::to(address).await;
+            let mut refused = 0;
+            for index in 0..500 {
+                let answer = kept.ask(&unknown_key(&format!("random-{client}-{index}"))).await;
+                refused += usize::from(answer.contains("HTTP/1.1 401 "));
+            }
+            refused
+        });
     }
-    let statuses = calls.join_all().await;
-    assert_eq!(statuses, vec![401; 200]);
-    assert_eq!(server.fetches(), 1, "the first fetch was a moment ago, so none is due");
+    assert_eq!(clients.join_all().await.iter().sum::<usize>(), 10_000);
+    let cooldowns = started.elapsed().as_secs() + 1;
+    println!("10,000 random keys in {:?}: {} fetches", started.elapsed(), server.fetches());
+    assert!((1..=1 + cooldowns).contains(&server.fetches()), "{} fetches in {cooldowns} cool-downs", server.fetches());
+}
+
+/// A request, to be followed by others, whose token names this key. It needs no good signature to do so.
+fn unknown_key(kid: &str) -> Vec<u8> {
+    let part = |text: String| URL_SAFE_NO_PAD.encode(text);
+    let header = json!({ "alg": "RS256", "kid": kid }).to_string();
+    let token = format!("{}.{}.AAAA", part(header), part(claims().to_string()));
+    let last = if kid.ends_with("-499") { "close" } else { "keep-alive" };
+    format!("GET /users/user-1/data HTTP/1.1\r\nhost: a\r\nconnection: {last}\r\nauthorization: Bearer {token}\r\n\r\n")
+        .into()
 }
 
 #[tokio::test(flavor = "multi_thread")]

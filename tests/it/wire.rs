@@ -60,3 +60,23 @@ pub(crate) fn request(method: &str, target: &str, fields: &[(String, String)]) -
     text.extend(b"\r\n");
     text
 }
+
+/// A connection that is used again and again.
+pub(crate) struct Kept(TcpStream);
+
+impl Kept {
+    pub(crate) async fn to(address: SocketAddr) -> Self {
+        Self(timeout(PATIENCE, TcpStream::connect(address)).await.unwrap().unwrap())
+    }
+
+    /// Sends a request; gives the answer's head and body, which must be in JSON.
+    pub(crate) async fn ask(&mut self, request: &[u8]) -> String {
+        self.0.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}") {
+            let read = timeout(PATIENCE, self.0.read_buf(&mut answer)).await.unwrap().unwrap();
+            assert!(read > 0, "the connection was closed after {}", String::from_utf8_lossy(&answer));
+        }
+        String::from_utf8(answer).unwrap()
+    }
+}
