@@ -58,6 +58,12 @@ pub struct Record {
     /// The Cedar id of the user acted for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<Arc<str>>,
+    /// The issuer of that user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_issuer: Option<Arc<str>>,
+    /// Who acts for that user, the latest first: `sub` of each `act`, or else the client.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub actors: Arc<[String]>,
     /// The calling app.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app: Option<Arc<str>>,

@@ -26,6 +26,7 @@ pub struct Metrics {
     records_dropped: IntCounter,
     keys_age: GaugeVec,
     key_fetches: IntCounterVec,
+    introspections: IntCounterVec,
     denied: IntGauge,
     denied_failing: IntGauge,
 }
@@ -59,6 +60,10 @@ impl Metrics {
             Opts::new("portcullis_key_fetches_total", "Fetches of an issuer's keys, by outcome."),
             &["issuer", "outcome"],
         )?;
+        let introspections = IntCounterVec::new(
+            Opts::new("portcullis_introspections_total", "Questions to an issuer about a token, by outcome."),
+            &["issuer", "outcome"],
+        )?;
         let denied = IntGauge::new("portcullis_deny_list_entries", "Entries of the deny-list in force.")?;
         let denied_failing = IntGauge::new(
             "portcullis_deny_list_failing",
@@ -75,6 +80,7 @@ impl Metrics {
         registry.register(Box::new(records_dropped.clone()))?;
         registry.register(Box::new(keys_age.clone()))?;
         registry.register(Box::new(key_fetches.clone()))?;
+        registry.register(Box::new(introspections.clone()))?;
         registry.register(Box::new(denied.clone()))?;
         registry.register(Box::new(denied_failing.clone()))?;
         registry.register(Box::new(build))?;
@@ -88,6 +94,7 @@ impl Metrics {
             records_dropped,
             keys_age,
             key_fetches,
+            introspections,
             denied,
             denied_failing,
         })
@@ -111,8 +118,14 @@ impl Metrics {
             None => drop(self.keys_age.remove_label_values(&[issuer])),
         }
         for (outcome, total) in [("good", fetched), ("failed", failed)] {
-            let counter = self.key_fetches.with_label_values(&[issuer, outcome]);
-            counter.inc_by(total.saturating_sub(counter.get()));
+            raise(&self.key_fetches.with_label_values(&[issuer, outcome]), total);
+        }
+    }
+
+    /// Notes how often an issuer said of a token that it is active, that it is not, and nothing clear.
+    pub fn note_introspections(&self, issuer: &str, active: u64, inactive: u64, failed: u64) {
+        for (outcome, total) in [("active", active), ("inactive", inactive), ("failed", failed)] {
+            raise(&self.introspections.with_label_values(&[issuer, outcome]), total);
         }
     }
 
@@ -140,4 +153,9 @@ impl Metrics {
         }
         text
     }
+}
+
+/// Brings a counter to a total that is counted elsewhere.
+fn raise(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -19,7 +19,7 @@ use crate::{
     refusal::Refusal,
     request::{Head, Inbound, RequestError},
     snapshot::Snapshot,
-    token::Presented,
+    token::{Presented, RawToken},
 };
 
 /// What every visit shares.
@@ -167,22 +167,26 @@ impl Visit {
         now: Timestamp,
     ) -> Result<Arc<Subject>, Refusal> {
         let fingerprint = presented.fingerprint;
-        let known = snapshot.subjects.get(&fingerprint);
-        let subject = match known {
-            Some(subject) if self.recall(snapshot, &subject, now)? => subject,
-            outdated => {
-                if outdated.is_some() {
-                    snapshot.subjects.remove(&fingerprint);
-                }
-                let verified = snapshot.issuers.verify(presented.token, now).await?;
-                let names = Names::of(&verified);
-                self.note_names(&names);
-                let subject = Arc::new(snapshot.mapping.subject(verified, names)?);
-                snapshot.subjects.insert(fingerprint, subject.clone());
-                subject
+        let known = snapshot.subjects.get(&fingerprint).await;
+        if let Some(subject) = known {
+            if self.recall(snapshot, &subject, now)? {
+                return Ok(subject);
             }
-        };
-        Ok(subject)
+            snapshot.subjects.remove(&fingerprint).await;
+        }
+        let learnt = snapshot.subjects.get_or_learn(fingerprint, learn(snapshot, presented.token, now)).await;
+        match learnt {
+            Ok(subject) => {
+                self.note_names(subject.names());
+                Ok(subject)
+            }
+            Err(Unknown { names, refusal }) => {
+                if let Some(names) = names {
+                    self.note_names(&names);
+                }
+                Err(refusal)
+            }
+        }
     }
 
     /// What `WWW-Authenticate` says of `refusal`, where it is due.
@@ -204,6 +208,8 @@ impl Visit {
         self.record.issuer = Some(names.issuer.clone());
         self.record.agent = Some(names.agent.clone());
         self.record.user.clone_from(&names.user);
+        self.record.user_issuer.clone_from(&names.user_issuer);
+        self.record.actors = names.actors.clone();
         self.record.app.clone_from(&names.app);
     }
 
@@ -234,6 +240,22 @@ impl Visit {
     fn note_policies(&mut self, determining: &[Arc<PolicyNote>]) {
         self.record.policies = determining.iter().map(|note| note.id.clone()).collect();
     }
+}
+
+/// Why nothing is to be known of a token; with the names in it, if it is believed at least.
+#[derive(Clone)]
+struct Unknown {
+    names: Option<Names>,
+    refusal: Refusal,
+}
+
+/// Finds out who presents a token.
+async fn learn(snapshot: &Snapshot, token: RawToken<'_>, now: Timestamp) -> Result<Arc<Subject>, Unknown> {
+    let verified = snapshot.issuers.verify(token, now).await;
+    let verified = verified.map_err(|error| Unknown { names: None, refusal: error.into() })?;
+    let names = Names::of(&verified);
+    let subject = snapshot.mapping.subject(verified, names.clone());
+    subject.map(Arc::new).map_err(|error| Unknown { names: Some(names), refusal: error.into() })
 }
 
 impl Drop for Visit {

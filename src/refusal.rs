@@ -164,6 +164,8 @@ impl Refusal {
             T::DelegationConflict,
             T::UseWrong,
             T::AudienceWrong,
+            T::Inactive,
+            T::IntrospectionUnavailable,
             T::Revoked,
             T::ClientRefused,
         ];
@@ -294,6 +296,8 @@ fn token_row(error: TokenError) -> Row {
         TokenError::DelegationConflict => invalid("delegation_conflict"),
         TokenError::UseWrong => invalid("token_use_wrong"),
         TokenError::AudienceWrong => invalid("audience_wrong"),
+        TokenError::Inactive => invalid("token_inactive"),
+        TokenError::IntrospectionUnavailable => row(StatusCode::SERVICE_UNAVAILABLE, "introspection_unavailable"),
         TokenError::Revoked => invalid("token_revoked"),
         TokenError::ClientRefused => invalid("client_refused"),
     }

@@ -7,7 +7,11 @@ use crate::{
     forward::Identity,
     policy::Policies,
     request::{Limits, route::RouteTable},
-    token::{Issuers, Trust, cache::TokenCache, key_source::Sources},
+    token::{
+        Issuers, Trust,
+        cache::{CacheLimits, TokenCache},
+        key_source::Sources,
+    },
 };
 
 /// A compiled configuration that touches nothing outside yet.
@@ -17,6 +21,8 @@ pub struct Blueprint {
     pub limits: Limits,
     /// Whom it trusts.
     pub trust: Trust,
+    /// How much is remembered of tokens.
+    pub cache: CacheLimits,
     /// Which requests are described, and as what.
     pub routes: RouteTable<RoutePlan>,
     /// How tokens and requests become questions.
@@ -45,7 +51,7 @@ impl Blueprint {
         Snapshot {
             limits: self.limits,
             issuers: Issuers::start(self.trust, sources),
-            subjects: TokenCache::new(Subject::weight),
+            subjects: TokenCache::new(self.cache),
             routes: self.routes,
             mapping: self.mapping,
             policies: self.policies,

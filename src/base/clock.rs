@@ -29,6 +29,11 @@ impl Timestamp {
         Self(self.0.saturating_add(by))
     }
 
+    /// How long after `earlier` this is; nothing when it is not.
+    pub const fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// Whole seconds since the Unix epoch.
     pub const fn seconds(self) -> u64 {
         self.0.as_secs()

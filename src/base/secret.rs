@@ -17,7 +17,7 @@ pub enum SecretSource {
     File(Spanned<PathBuf>),
 }
 
-/// A secret: not empty, and not in any output.
+/// A secret, which is in no output.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -52,9 +52,16 @@ impl SecretSource {
     }
 }
 
+impl From<String> for Secret {
+    /// What was made here, and is as secret as what it was made of.
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
 impl Secret {
     /// `text` as a secret; `None` when it is empty.
-    pub fn new(text: &str) -> Option<Self> {
+    fn new(text: &str) -> Option<Self> {
         (!text.is_empty()).then(|| Self(text.to_owned()))
     }
 

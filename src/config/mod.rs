@@ -2,7 +2,7 @@
 //! has. Each room owns the section beside the code that it configures.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -25,6 +25,7 @@ use crate::{
     token::{
         Trust,
         binding::Binding,
+        cache::CacheLimits,
         deny_list::{Denials, DenyFile, DenyListError},
         dpop::ProofSettings,
         issuer::{IssuerConfig, Rules},
@@ -77,6 +78,10 @@ pub struct LimitsConfig {
     pub target_bytes_max: Option<Spanned<usize>>,
     /// Open connections. Default 10000.
     pub connections_max: Option<Spanned<usize>>,
+    /// Tokens that are remembered. Default 50000.
+    pub tokens_cached_max: Option<Spanned<u64>>,
+    /// Bytes that are remembered of tokens, estimated. Default 134217728.
+    pub token_cache_bytes_max: Option<Spanned<u64>>,
     /// Milliseconds for a request head, between two reads of a body, and between two writes. Default 30000.
     pub client_timeout_ms: Option<Spanned<u64>>,
 }
@@ -179,6 +184,7 @@ impl Loaded {
         let denied = problems.keep(self.denied());
         let servers = problems.keep(self.servers());
         let limits = problems.keep(config.limits.request_limits());
+        let cache = problems.keep(config.limits.cache_limits());
         let identity = problems.keep(Identity::compile(&config.identity));
         let folder = config.policies.as_ref().map_or_else(|| PathBuf::from("policies"), |folder| folder.value.clone());
         let loaded = problems.keep(PolicyFiles::new(&self.files, &folder).load());
@@ -193,6 +199,7 @@ impl Loaded {
             let blueprint = Blueprint {
                 limits: limits?,
                 trust: Trust { rules: issuers?, proofs: proofs?, denied: denied? },
+                cache: cache?,
                 routes,
                 mapping,
                 policies: policies?,
@@ -211,19 +218,34 @@ impl Loaded {
                 .push(Problem::at(configured, "no issuer: nobody could come in").fix("name whose tokens are believed"));
         }
         let mut seen = HashSet::new();
-        let mut prefixes = HashSet::new();
-        let several = configured.value.len() > 1;
+        let (mut prefixes, mut users) = (HashMap::new(), HashMap::new());
+        let names: HashSet<_> = configured.value.iter().map(|issuer| &issuer.settings().issuer.value).collect();
         let mut issuers = Vec::new();
         for issuer in &configured.value {
             let name = &issuer.settings().issuer;
-            if !seen.insert(name.value.as_str()) {
-                problems.push(
+            let Some(rules) = problems.keep(Rules::compile(issuer, &self.files)) else { continue };
+            match rules.asked_about() {
+                // One issuer may both sign tokens and be asked about others.
+                None if !seen.insert((name.value.clone(), None)) => problems.push(
                     Problem::at(name, format!("issuer `{}` stands twice", name.value)).fix("merge the two entries"),
+                ),
+                Some(prefix) if !seen.insert((String::new(), Some(prefix.to_owned()))) => problems.push(
+                    Problem::at(name, "two issuers would be asked about one token")
+                        .fix("give each a `token_prefix` of its own"),
+                ),
+                _ => {}
+            }
+            let prefix = rules.agent_id_prefix().map(str::to_owned);
+            let is_shared = *prefixes.entry(prefix).or_insert(&name.value) != &name.value;
+            let users =
+                users.entry(rules.user_id_prefix().map(str::to_owned)).or_insert_with(|| rules.user_issuer.clone());
+            if *users != rules.user_issuer {
+                problems.push(
+                    Problem::at(name, "two issuers' users share a `user_id_prefix`: one id could name two people")
+                        .fix("give each its own; or, if they are the same users, say whose: `user_issuer`"),
                 );
             }
-            let Some(rules) = problems.keep(Rules::compile(issuer, &self.files)) else { continue };
-            let prefix = rules.agent_id_prefix().map(str::to_owned);
-            if several && (!rules.has_id_prefixes() || !prefixes.insert(prefix)) {
+            if names.len() > 1 && (!rules.has_id_prefixes() || is_shared) {
                 problems.push(
                     Problem::at(name, "with several issuers, one id could name two people")
                         .fix("give each issuer an `agent_id_prefix` of its own, and a `user_id_prefix` that names the users' pool"),
@@ -302,6 +324,20 @@ impl Loaded {
 }
 
 impl LimitsConfig {
+    fn cache_limits(&self) -> Result<CacheLimits, Problems> {
+        let mut problems = Problems::default();
+        let default = CacheLimits::default();
+        let tokens = bounded(self.tokens_cached_max.as_ref(), "tokens_cached_max", default.tokens_max, 1..=10_000_000);
+        let bytes = bounded(
+            self.token_cache_bytes_max.as_ref(),
+            "token_cache_bytes_max",
+            default.bytes_max,
+            65_536..=68_719_476_736,
+        );
+        let limits = problems.keep(tokens).zip(problems.keep(bytes));
+        problems.into_result(limits.map(|(tokens_max, bytes_max)| CacheLimits { tokens_max, bytes_max }))
+    }
+
     fn request_limits(&self) -> Result<Limits, Problems> {
         let mut problems = Problems::default();
         let default = Limits::default();

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use cedar_policy::{Context, Entity, EntityId, EntityUid, RestrictedExpression};
@@ -13,7 +14,7 @@ use super::{
     schema::{Record, Type},
     value::attributes,
 };
-use crate::token::VerifiedToken;
+use crate::token::{VerifiedToken, cache::Remembered};
 
 /// A verified token with everything Cedar needs of it.
 pub struct Subject {
@@ -34,6 +35,10 @@ pub struct Names {
     pub agent: Arc<str>,
     /// The user's Cedar id.
     pub user: Option<Arc<str>>,
+    /// The issuer of that user.
+    pub user_issuer: Option<Arc<str>>,
+    /// Who acts for that user, the latest first.
+    pub actors: Arc<[String]>,
     /// The calling app.
     pub app: Option<Arc<str>>,
 }
@@ -45,8 +50,21 @@ impl Names {
             issuer: token.issuer().into(),
             agent: token.agent_id().into(),
             user: token.user_id().map(Arc::from),
+            user_issuer: token.user_issuer().map(Arc::from),
+            actors: token.actors().iter().map(|actor| actor.as_str().to_owned()).collect(),
             app: token.caller_app().map(|app| app.as_str().into()),
         }
+    }
+}
+
+impl Remembered for Subject {
+    /// Claims stand in it as JSON and again as Cedar values.
+    fn weight(&self) -> u64 {
+        u64::try_from(self.token.size()).unwrap_or(u64::MAX).saturating_mul(8).saturating_add(4096)
+    }
+
+    fn lifetime(&self) -> Duration {
+        self.token.lifetime()
     }
 }
 
@@ -70,11 +88,6 @@ impl Subject {
         };
         let contexts = (0..contexts).map(|_| OnceLock::new()).collect();
         Ok(Self { token, names, agent, user, contexts })
-    }
-
-    /// An estimate of the bytes it takes: claims stand in it as JSON and again as Cedar values.
-    pub fn weight(&self) -> u32 {
-        u32::try_from(self.token.size()).unwrap_or(u32::MAX).saturating_mul(8).saturating_add(4096)
     }
 
     /// Its names.

@@ -68,6 +68,9 @@ fn metrics(state: &State) -> Vec<u8> {
     for (issuer, ring) in state.snapshot.issuers().rings() {
         state.metrics.note_keys(issuer, ring.age, ring.fetched, ring.failed);
     }
+    for (issuer, said) in state.snapshot.issuers().introspections() {
+        state.metrics.note_introspections(issuer, said.active, said.inactive, said.failed);
+    }
     let denied = state.snapshot.issuers().denied().state();
     state.metrics.note_deny_list(denied.entries, denied.failing);
     state.metrics.text()

@@ -93,6 +93,11 @@ impl<'a> RawToken<'a> {
         Fingerprint(bytes)
     }
 
+    /// Whether it has the three parts of a JWT, and the first begins as JSON does.
+    pub(super) fn is_jwt_like(&self) -> bool {
+        self.0.starts_with("ey") && self.0.bytes().filter(|byte| *byte == b'.').count() == 2
+    }
+
     pub(super) const fn as_str(&self) -> &'a str {
         self.0
     }

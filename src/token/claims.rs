@@ -63,14 +63,14 @@ impl<'a> Claims<'a> {
         self.0.get(name).is_some_and(|value| !value.is_null())
     }
 
-    /// Scopes (RFC 8693 section 4.2): words separated by blanks, or an array of words.
-    pub(super) fn words(self, name: &str) -> Result<Vec<String>, TokenError> {
+    /// Scopes (RFC 8693 section 4.2): words separated by blanks, or an array of words where that is known to happen.
+    pub(super) fn words(self, name: &str, or_array: bool) -> Result<Vec<String>, TokenError> {
         match self.0.get(name) {
             None => Ok(Vec::new()),
             Some(Value::String(words)) => {
                 Ok(words.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect())
             }
-            Some(Value::Array(words)) => {
+            Some(Value::Array(words)) if or_array => {
                 words.iter().map(|word| word.as_str().map(str::to_owned).ok_or(TokenError::Malformed)).collect()
             }
             Some(_) => Err(TokenError::Malformed),
@@ -112,7 +112,7 @@ mod tests {
                 let claims = Map::from_iter([(name.to_owned(), value.clone())]);
                 let claims = Claims(&claims);
                 let refused = match name {
-                    "scope" => claims.words("scope").is_err(),
+                    "scope" => claims.words("scope", true).is_err(),
                     "aud" => claims.audience().is_err(),
                     _ => claims.text(name).is_err(),
                 };
@@ -125,6 +125,9 @@ mod tests {
     #[test]
     fn scope_is_split_at_blanks() {
         let claims = Map::from_iter([("scope".to_owned(), json!("a/read  b/read"))]);
-        assert_eq!(Claims(&claims).words("scope"), Ok(vec!["a/read".into(), "b/read".into()]));
+        assert_eq!(Claims(&claims).words("scope", false), Ok(vec!["a/read".into(), "b/read".into()]));
+        let array = Map::from_iter([("scope".to_owned(), json!(["a/read"]))]);
+        assert_eq!(Claims(&array).words("scope", true), Ok(vec!["a/read".into()]));
+        assert_eq!(Claims(&array).words("scope", false), Err(TokenError::Malformed));
     }
 }

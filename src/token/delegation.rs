@@ -51,13 +51,18 @@ impl UserClaim {
 }
 
 impl Delegated {
-    /// What `claims` say; of the user by `user_claim`, where there is one, in place of `onBehalfOf`.
+    /// What `claims` say; of the user by `user_claim`, where there is one, in place of `onBehalfOf`, which speaks of users
+    /// of `user_issuer`.
     ///
     /// # Errors
-    /// `DelegationConflict` when two claims name different users.
-    pub(super) fn of(claims: &Map<String, Value>, user_claim: Option<&UserClaim>) -> Result<Self, TokenError> {
+    /// `DelegationConflict` when two claims name different users, or the user is another issuer's.
+    pub(super) fn of(
+        claims: &Map<String, Value>,
+        user_claim: Option<&UserClaim>,
+        user_issuer: &str,
+    ) -> Result<Self, TokenError> {
         let stated = match user_claim {
-            None => Self::on_behalf_of(claims.get(CLAIM)),
+            None => Self::on_behalf_of(claims.get(CLAIM)).checked(user_issuer)?,
             Some(claim) => Self::flat(claim.find(claims)),
         };
         match (stated, Self::acting(claims)) {
@@ -68,6 +73,27 @@ impl Delegated {
             }
             _ => Err(TokenError::DelegationConflict),
         }
+    }
+
+    /// The same, unless it names an issuer of the user, and another than `user_issuer`.
+    fn checked(self, user_issuer: &str) -> Result<Self, TokenError> {
+        let named = self.user().and_then(|delegation| delegation.attributes.get("iss"));
+        match named {
+            Some(named) if named.as_str() != Some(user_issuer) => Err(TokenError::DelegationConflict),
+            _ => Ok(self),
+        }
+    }
+
+    /// Checks `may_act` (RFC 8693 section 4.4): where it stands beside a delegation, the one who acts must be the one who
+    /// may. Alone it is no delegation.
+    ///
+    /// # Errors
+    /// `DelegationConflict` when another acts.
+    pub(super) fn check_actor(&self, claims: &Map<String, Value>, client: &Identifier) -> Result<(), TokenError> {
+        let (Some(may_act), Some(delegation)) = (claims.get("may_act"), self.user()) else { return Ok(()) };
+        let acting = delegation.actors.first().unwrap_or(client);
+        let may = may_act.get("sub").and_then(Value::as_str);
+        if may == Some(acting.as_str()) { Ok(()) } else { Err(TokenError::DelegationConflict) }
     }
 
     fn on_behalf_of(claim: Option<&Value>) -> Self {
@@ -149,7 +175,7 @@ mod tests {
     use super::*;
 
     fn of(claims: impl Into<Value>) -> Result<Delegated, TokenError> {
-        Delegated::of(claims.into().as_object().unwrap(), None)
+        Delegated::of(claims.into().as_object().unwrap(), None, "https://users.example")
     }
 
     fn user_in(claims: Value) -> Option<String> {
@@ -218,9 +244,37 @@ mod tests {
     }
 
     #[test]
+    fn a_user_of_another_issuer_is_refused() {
+        let of_issuer = |issuer: Value| of(json!({ "onBehalfOf": { "sub": "user-1", "iss": issuer } }));
+        assert!(of_issuer(json!("https://users.example")).unwrap().user().is_some());
+        for other in [json!("https://agents.example"), json!(""), json!(null), json!(["https://users.example"])] {
+            assert_eq!(of_issuer(other.clone()), Err(TokenError::DelegationConflict), "{other}");
+        }
+    }
+
+    #[test]
+    fn who_acts_is_who_may() {
+        let client = Identifier::parse("agent").unwrap();
+        let check = |claims: Value| of(claims.clone()).unwrap().check_actor(claims.as_object().unwrap(), &client);
+        let user = json!({ "sub": "user-1" });
+        assert_eq!(check(json!({ "onBehalfOf": user, "may_act": { "sub": "agent" } })), Ok(()));
+        assert_eq!(check(json!({ "may_act": { "sub": "other" } })), Ok(()));
+        let chain = json!({ "sub": "other", "act": { "sub": "agent" } });
+        assert_eq!(check(json!({ "sub": "u", "act": chain, "may_act": { "sub": "other" } })), Ok(()));
+        for may in [json!({ "sub": "other" }), json!({}), json!(null), json!("agent"), json!({ "sub": ["agent"] })] {
+            assert_eq!(
+                check(json!({ "onBehalfOf": user, "may_act": may })),
+                Err(TokenError::DelegationConflict),
+                "{may}"
+            );
+        }
+        assert!(check(json!({ "sub": "u", "act": chain, "may_act": { "sub": "agent" } })).is_err());
+    }
+
+    #[test]
     fn a_flat_claim_names_the_user_where_configured() {
         let of = |path: &str, claims: Value| {
-            Delegated::of(claims.as_object().unwrap(), UserClaim::parse(path).as_ref()).unwrap()
+            Delegated::of(claims.as_object().unwrap(), UserClaim::parse(path).as_ref(), "").unwrap()
         };
         let flat = of("user_id", json!({ "user_id": "u", "department": "d", "onBehalfOf": { "sub": "other" } }));
         assert_eq!(

@@ -11,6 +11,7 @@ use super::{
     binding::Binding,
     profile::{self, Profile},
 };
+use crate::base::secret::SecretSource;
 
 /// An entry of `issuers`: the profile is the key.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +23,8 @@ pub enum IssuerConfig {
     Rfc9068(IssuerSettings),
     /// Access tokens of other issuers that put `aud` in them: Auth0, Entra, Keycloak, Okta.
     OidcGeneric(IssuerSettings),
+    /// Opaque tokens: the issuer is asked what each one means (RFC 7662).
+    Introspection(IssuerSettings),
 }
 
 /// The audience check, waived: long to type on purpose.
@@ -67,6 +70,22 @@ pub struct IssuerSettings {
     pub jwks_copy: Option<Spanned<PathBuf>>,
     /// A waiver of https.
     pub transport: Option<TransportWaiver>,
+    /// Where it is asked about tokens; for `introspection` alone, as is all that follows up to `cache_max_s`.
+    pub introspection_uri: Option<Spanned<String>>,
+    /// Who the gate is to it.
+    pub client_id: Option<Spanned<String>>,
+    /// The secret by which the gate shows that.
+    pub client_secret: Option<SecretSource>,
+    /// The private key (PEM) by which the gate shows that.
+    pub private_key: Option<SecretSource>,
+    /// `kid` of that key.
+    pub private_key_id: Option<String>,
+    /// What the tokens that it is asked about begin with. Default: it is asked about all that is no JWT.
+    pub token_prefix: Option<Spanned<String>>,
+    /// Questions to it under way at once. Default 64.
+    pub questions_max: Option<Spanned<usize>>,
+    /// Seconds that an answer serves at most. Default 60.
+    pub cache_max_s: Option<Spanned<u64>>,
     /// Signature algorithms it may use. Default: RS256, and ES256 too but for `cognito_access`.
     pub algorithms: Option<Spanned<Vec<Algorithm>>>,
     /// Values of `aud` that mean us.
@@ -85,6 +104,8 @@ pub struct IssuerSettings {
     pub delegation_age_max_s: Option<Spanned<u64>>,
     /// The claim that names the user acted for, in place of `onBehalfOf.sub`: `claim`, or `outer.inner`.
     pub user_claim: Option<Spanned<String>>,
+    /// `iss` of the users that agents act for, where it is another than `issuer`.
+    pub user_issuer: Option<Spanned<String>>,
     /// Put before an agent's id: `Agent::"<prefix>|<client id>"`.
     pub agent_id_prefix: Option<Spanned<String>>,
     /// Put before a user's id: `User::"<prefix>|<sub>"`.
@@ -116,20 +137,27 @@ impl IssuerConfig {
             Self::CognitoAccess(_) => &profile::COGNITO_ACCESS,
             Self::Rfc9068(_) => &profile::RFC9068,
             Self::OidcGeneric(_) => &profile::OIDC_GENERIC,
+            Self::Introspection(_) => &profile::INTROSPECTION,
         }
     }
 
     /// The settings, whatever the profile.
     pub const fn settings(&self) -> &IssuerSettings {
         match self {
-            Self::CognitoAccess(settings) | Self::Rfc9068(settings) | Self::OidcGeneric(settings) => settings,
+            Self::CognitoAccess(settings)
+            | Self::Rfc9068(settings)
+            | Self::OidcGeneric(settings)
+            | Self::Introspection(settings) => settings,
         }
     }
 
     /// The same, to be changed.
     pub const fn settings_mut(&mut self) -> &mut IssuerSettings {
         match self {
-            Self::CognitoAccess(settings) | Self::Rfc9068(settings) | Self::OidcGeneric(settings) => settings,
+            Self::CognitoAccess(settings)
+            | Self::Rfc9068(settings)
+            | Self::OidcGeneric(settings)
+            | Self::Introspection(settings) => settings,
         }
     }
 }

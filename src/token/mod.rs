@@ -5,12 +5,16 @@ pub mod bearer;
 pub mod binding;
 pub mod cache;
 pub mod claims;
+mod client_auth;
 mod compile;
 pub mod delegation;
 pub mod denied;
 pub mod deny_list;
 pub mod dpop;
+mod evidence;
+pub mod introspection;
 pub mod issuer;
+mod issuers;
 pub mod jwks;
 mod jws;
 pub mod key_source;
@@ -21,28 +25,24 @@ mod replay;
 pub mod rules;
 
 use std::{
-    collections::HashMap,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use serde_json::{Map, Value};
 
-pub use self::bearer::{Presented, RawToken};
+pub use self::{
+    bearer::{Presented, RawToken},
+    issuers::{Issuers, Trust},
+};
 use self::{
-    binding::{Binding, Confirmation},
+    binding::Confirmation,
     claims::Identifier,
     delegation::{Delegated, Delegation},
-    denied::Denied,
-    deny_list::{Denials, DenyFile},
-    dpop::{ProofSettings, Proofs},
-    jwks::KeySet,
-    jws::Jws,
-    key_source::Sources,
-    keys::{KeyError, KeyRing, RingState},
     nonce::Nonce,
-    rules::{Rules, Signed},
+    rules::Rules,
 };
-use crate::base::{clock::Timestamp, problem::Problems};
+use crate::base::clock::Timestamp;
 
 /// Why a token is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -122,6 +122,12 @@ pub enum TokenError {
     /// Not meant for this service.
     #[error("the token is meant for another service")]
     AudienceWrong,
+    /// The issuer says that the token is not active.
+    #[error("the issuer says that the token is not active")]
+    Inactive,
+    /// The issuer does not say clearly whether the token is active.
+    #[error("the issuer does not say whether the token is active")]
+    IntrospectionUnavailable,
     /// On the deny-list.
     #[error("the token is on the deny-list")]
     Revoked,
@@ -141,6 +147,8 @@ pub struct VerifiedToken {
     claims: Map<String, Value>,
     size: usize,
     expires: Timestamp,
+    /// From its verification to then.
+    lifetime: Duration,
     generation: u64,
     /// The version of the deny-list that it was last found not to be on.
     cleared: AtomicU64,
@@ -181,6 +189,18 @@ impl VerifiedToken {
     pub const fn delegation(&self) -> Option<&Delegation> {
         self.delegated.user()
     }
+    /// Whose user it is that the agent acts for, if any.
+    pub fn user_issuer(&self) -> Option<&str> {
+        self.delegation().map(|_| self.rules.user_issuer.as_str())
+    }
+    /// Who acts for the user, the latest first: the actors that the token names, or else the agent alone.
+    pub fn actors(&self) -> &[Identifier] {
+        match self.delegation() {
+            Some(delegation) if !delegation.actors().is_empty() => delegation.actors(),
+            Some(_) => std::slice::from_ref(&self.client),
+            None => &[],
+        }
+    }
     /// What it says of a delegation, whole or not.
     pub const fn delegated(&self) -> &Delegated {
         &self.delegated
@@ -193,122 +213,12 @@ impl VerifiedToken {
     pub const fn size(&self) -> usize {
         self.size
     }
+    /// How long it may be remembered, from its verification on.
+    pub const fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
     /// When it ceases to be valid, leeway included.
     pub const fn expires(&self) -> Timestamp {
         self.expires
-    }
-}
-
-/// Whom the gate trusts, and how far; compiled.
-#[derive(Debug)]
-pub struct Trust {
-    /// What each issuer's tokens must say.
-    pub rules: Vec<Rules>,
-    /// How clients show to hold what a token is bound to.
-    pub proofs: ProofSettings,
-    /// What is refused all the same, and the file that says so.
-    pub denied: Option<(Denials, DenyFile)>,
-}
-
-impl Trust {
-    /// Trust in issuers whose tokens are bound to nothing, with no deny-list.
-    ///
-    /// # Errors
-    /// When the machine gives no randomness.
-    pub fn plain(rules: Vec<Rules>) -> Result<Self, Problems> {
-        Ok(Self { rules, proofs: ProofSettings::default()?, denied: None })
-    }
-}
-
-/// The issuers whose tokens are believed, by `iss`.
-#[derive(Debug)]
-pub struct Issuers {
-    by_name: HashMap<String, Issuer>,
-    proofs: Proofs,
-    denied: Denied,
-}
-
-#[derive(Debug)]
-struct Issuer {
-    rules: Arc<Rules>,
-    keys: KeyRing,
-}
-
-impl Issuers {
-    /// Starts a key ring for each issuer. Must be called on a tokio runtime.
-    pub fn start(trust: Trust, sources: &Sources) -> Self {
-        let proofs = Proofs::new(trust.proofs, &trust.rules);
-        let denied = trust.denied.map_or_else(Denied::nobody, |(list, file)| Denied::start(list, file));
-        let start = |rules: Rules| {
-            let keys = KeyRing::start(rules.issuer.clone(), rules.source.clone(), sources.clone(), rules.ring.clone());
-            (rules.issuer.clone(), Issuer { rules: Arc::new(rules), keys })
-        };
-        Self { by_name: trust.rules.into_iter().map(start).collect(), proofs, denied }
-    }
-
-    /// Verifies a token. An unknown issuer costs no network traffic.
-    ///
-    /// # Errors
-    /// [`TokenError`], the first that applies.
-    pub async fn verify(&self, token: RawToken<'_>, now: Timestamp) -> Result<VerifiedToken, TokenError> {
-        let jws = Jws::parse(token)?;
-        let claims = jws.claims()?;
-        let named = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::IssuerUnknown)?;
-        let issuer = self.by_name.get(named).ok_or(TokenError::IssuerUnknown)?;
-        if !issuer.rules.algorithms.contains(&jws.algorithm) {
-            return Err(TokenError::AlgorithmRefused);
-        }
-        let kid = jws.kid.as_deref();
-        let generation = issuer.keys.generation();
-        let held = |keys: &KeySet| keys.find(kid, jws.algorithm).next().is_some();
-        let keys = issuer.keys.keys_with(kid.unwrap_or_default(), held).await;
-        let keys = keys.map_err(|error| match error {
-            KeyError::Unknown => TokenError::KeyUnknown,
-            KeyError::Unavailable => TokenError::KeysUnavailable,
-        })?;
-        if !jws.is_signed_by(&keys) {
-            return Err(TokenError::SignatureInvalid);
-        }
-        let media_type = jws.media_type.as_deref();
-        let signed = Signed { claims, size: token.as_str().len(), generation };
-        let verified = issuer.rules.check(signed, media_type, now)?;
-        if self.denied.denies(&verified, now) { Err(TokenError::Revoked) } else { Ok(verified) }
-    }
-
-    /// Whether what was verified earlier would still be: not expired, and under the same keys.
-    ///
-    /// # Errors
-    /// `Revoked` when it is on the deny-list now.
-    pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> Result<bool, TokenError> {
-        let same_keys = |issuer: &Issuer| issuer.keys.generation() == token.generation;
-        let holds = token.expires > now && self.by_name.get(token.issuer()).is_some_and(same_keys);
-        if holds && self.denied.denies(token, now) { Err(TokenError::Revoked) } else { Ok(holds) }
-    }
-
-    /// What is refused although everything about it is right.
-    pub const fn denied(&self) -> &Denied {
-        &self.denied
-    }
-
-    /// Whether some tokens must come with a DPoP proof.
-    pub fn asks_for_proofs(&self) -> bool {
-        self.by_name.values().any(|issuer| issuer.rules.binding.key != Binding::Off)
-    }
-
-    /// The issuers that have no keys to verify with.
-    pub fn without_keys(&self) -> Vec<&str> {
-        self.rings().filter(|(_, ring)| ring.age.is_none()).map(|(name, _)| name).collect()
-    }
-
-    /// How each issuer's key ring fares.
-    pub fn rings(&self) -> impl Iterator<Item = (&str, RingState)> {
-        self.by_name.iter().map(|(name, issuer)| (name.as_str(), issuer.keys.state()))
-    }
-
-    /// Waits until every issuer's keys were fetched once, well or badly.
-    pub async fn first_attempts(&self) {
-        for issuer in self.by_name.values() {
-            issuer.keys.first_attempt().await;
-        }
     }
 }

@@ -14,29 +14,43 @@ pub(super) struct Profile {
     types: &'static [&'static str],
     /// Whether `typ` may be left out.
     type_optional: bool,
-    /// Whether `token_use` must be there; where it is, it is `access`.
-    token_use: bool,
+    /// Values of `token_use`.
+    uses: &'static [&'static str],
+    /// Whether `token_use` must be there.
+    use_required: bool,
     /// Claims that name the client; those that are there must agree.
     clients: &'static [&'static str],
     /// Claims that hold the scopes; those that are there must agree.
     scopes: &'static [&'static str],
+    /// Whether the scopes may stand in an array.
+    scope_arrays: bool,
     /// Claims that must be there beside `iss` and `exp`.
     required: &'static [&'static str],
     /// Whether its tokens carry `aud`.
-    pub(super) audience: bool,
+    pub(super) audience: Carries,
     /// What it may sign with unless it is told otherwise.
     pub(super) algorithms: &'static [Algorithm],
+}
+
+/// Whether tokens carry a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carries {
+    Always,
+    Sometimes,
+    Never,
 }
 
 /// Amazon Cognito access tokens.
 pub(super) const COGNITO_ACCESS: Profile = Profile {
     types: &["jwt"],
     type_optional: true,
-    token_use: true,
+    uses: &["access"],
+    use_required: true,
     clients: &["client_id"],
     scopes: &["scope"],
+    scope_arrays: false,
     required: &[],
-    audience: false,
+    audience: Carries::Never,
     algorithms: &[Algorithm::RS256],
 };
 
@@ -44,11 +58,13 @@ pub(super) const COGNITO_ACCESS: Profile = Profile {
 pub(super) const RFC9068: Profile = Profile {
     types: &["at+jwt"],
     type_optional: false,
-    token_use: false,
+    uses: &["access"],
+    use_required: false,
     clients: &["client_id"],
     scopes: &["scope"],
+    scope_arrays: false,
     required: &["aud", "sub", "client_id", "iat", "jti"],
-    audience: true,
+    audience: Carries::Always,
     algorithms: &[Algorithm::RS256, Algorithm::ES256],
 };
 
@@ -56,12 +72,28 @@ pub(super) const RFC9068: Profile = Profile {
 pub(super) const OIDC_GENERIC: Profile = Profile {
     types: &["jwt", "at+jwt"],
     type_optional: true,
-    token_use: false,
+    uses: &["access"],
+    use_required: false,
     clients: &["client_id", "azp", "cid", "appid"],
     scopes: &["scope", "scp"],
+    scope_arrays: true,
     required: &[],
-    audience: true,
+    audience: Carries::Always,
     algorithms: &[Algorithm::RS256, Algorithm::ES256],
+};
+
+/// What an issuer says of an opaque token (RFC 7662 section 2.2).
+pub(super) const INTROSPECTION: Profile = Profile {
+    types: &[],
+    type_optional: true,
+    uses: &["access", "access_token"],
+    use_required: false,
+    clients: &["client_id"],
+    scopes: &["scope"],
+    scope_arrays: false,
+    required: &[],
+    audience: Carries::Sometimes,
+    algorithms: &[],
 };
 
 /// Claims that only ID tokens carry (OpenID Connect Core 1.0 sections 2 and 3.1.3.6).
@@ -74,8 +106,8 @@ impl Profile {
             return Err(TokenError::TypeWrong);
         }
         match claims.text("token_use")? {
-            Some("access") => {}
-            None if !self.token_use => {}
+            Some(kind) if self.uses.contains(&kind) => {}
+            None if !self.use_required => {}
             _ => return Err(TokenError::UseWrong),
         }
         if ID_TOKEN_CLAIMS.iter().any(|name| claims.has(name)) {
@@ -103,8 +135,8 @@ impl Profile {
     /// The scopes: every claim that holds them holds the same.
     pub(super) fn scopes(&self, claims: Claims<'_>) -> Result<Vec<String>, TokenError> {
         let mut held: Option<Vec<String>> = None;
-        for name in self.scopes.iter().filter(|name| claims.has(name)) {
-            let scopes = claims.words(name)?;
+        for name in self.scopes.iter().filter(|name| claims.0.contains_key(**name)) {
+            let scopes = claims.words(name, self.scope_arrays)?;
             match &held {
                 Some(before) if *before != scopes => return Err(TokenError::Malformed),
                 _ => held = Some(scopes),

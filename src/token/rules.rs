@@ -13,8 +13,7 @@ use super::{
     binding::{BindingRules, Confirmation},
     claims::{Claims, Identifier},
     delegation::{Delegated, UserClaim},
-    key_source::KeySource,
-    keys::Settings,
+    evidence::Evidence,
     profile::Profile,
 };
 use crate::base::clock::Timestamp;
@@ -24,30 +23,32 @@ use crate::base::clock::Timestamp;
 pub struct Rules {
     /// `iss`.
     pub issuer: String,
-    pub(super) algorithms: Vec<Algorithm>,
     pub(super) profile: &'static Profile,
     /// Values of `aud` that mean us; `None` where the profile has none, or the check is waived.
     pub(super) audiences: Option<Vec<String>>,
     pub(super) client_ids: Option<Vec<String>>,
     pub(super) scope_prefix: Option<String>,
     pub(super) user_claim: Option<UserClaim>,
+    /// Whose users agents act for.
+    pub user_issuer: String,
     pub(super) binding: BindingRules,
     pub(super) leeway: Duration,
     pub(super) lifetime_max: Option<Duration>,
     pub(super) delegation_age_max: Option<Duration>,
     pub(super) agent_id_prefix: Option<String>,
     pub(super) user_id_prefix: Option<String>,
-    pub(super) source: KeySource,
-    pub(super) ring: Settings,
+    pub(super) evidence: Evidence,
 }
 
-/// The claims of a token whose signature the caller has verified and vouches for.
+/// The claims of a token that the caller has had verified, and vouches for.
 pub(super) struct Signed {
     pub(super) claims: Map<String, Value>,
     /// Bytes of the token.
     pub(super) size: usize,
     /// Of the key ring, when the signature was verified.
     pub(super) generation: u64,
+    /// Until when they can be taken for true, whatever they say themselves.
+    pub(super) until: Option<Timestamp>,
 }
 
 impl Rules {
@@ -56,9 +57,28 @@ impl Rules {
         self.agent_id_prefix.is_some() && self.user_id_prefix.is_some()
     }
 
+    /// The prefix of users' ids.
+    pub fn user_id_prefix(&self) -> Option<&str> {
+        self.user_id_prefix.as_deref()
+    }
+
     /// The prefix of agents' ids.
     pub fn agent_id_prefix(&self) -> Option<&str> {
         self.agent_id_prefix.as_deref()
+    }
+
+    /// Whether the issuer may sign with `algorithm`.
+    pub(super) fn may_sign_with(&self, algorithm: Algorithm) -> bool {
+        matches!(&self.evidence, Evidence::Signature { algorithms, .. } if algorithms.contains(&algorithm))
+    }
+
+    /// What tokens begin with that only this issuer is asked about; empty for whatever is not another's. `None` for an
+    /// issuer that signs.
+    pub fn asked_about(&self) -> Option<&str> {
+        match &self.evidence {
+            Evidence::Introspection(how) => Some(how.prefix.as_deref().unwrap_or_default()),
+            Evidence::Signature { .. } => None,
+        }
     }
 
     /// An agent's Cedar id.
@@ -81,17 +101,22 @@ impl Rules {
         media_type: Option<&str>,
         now: Timestamp,
     ) -> Result<VerifiedToken, TokenError> {
-        let Signed { claims, size, generation } = signed;
+        let Signed { claims, size, generation, until } = signed;
         let read = Claims(&claims);
-        let delegated = Delegated::of(&claims, self.user_claim.as_ref())?;
-        let expires = self.check_time(read, delegated.user().is_some(), now)?;
+        let delegated = Delegated::of(&claims, self.user_claim.as_ref(), &self.user_issuer)?;
+        let expires = self.check_time(read, delegated.user().is_some(), until, now)?;
         self.profile.check_kind(media_type, read)?;
+        // Whatever they name, they are text (RFC 7519 sections 4.1.2 and 4.1.7).
+        for name in ["sub", "jti"] {
+            read.text(name)?;
+        }
         let confirmation = Confirmation::of(&claims, &self.binding)?;
         let audience = read.audience()?;
         if self.audiences.as_ref().is_some_and(|ours| !ours.iter().any(|it| audience.contains(&it.as_str()))) {
             return Err(TokenError::AudienceWrong);
         }
         let client = self.profile.client(read)?;
+        delegated.check_actor(&claims, &client)?;
         if self.client_ids.as_ref().is_some_and(|known| !known.iter().any(|id| id == client.as_str())) {
             return Err(TokenError::ClientRefused);
         }
@@ -108,6 +133,7 @@ impl Rules {
             caller_app: read.identifier("callerApp").ok().flatten(),
             rules: self.clone(),
             expires,
+            lifetime: expires.since(now),
             generation,
             cleared: AtomicU64::new(0),
             size,
@@ -116,17 +142,24 @@ impl Rules {
     }
 
     /// When the token, or the delegation in it, ceases to hold; leeway included.
-    fn check_time(&self, claims: Claims<'_>, delegated: bool, now: Timestamp) -> Result<Timestamp, TokenError> {
-        let expires = claims.date("exp")?.ok_or(TokenError::Malformed)?;
+    fn check_time(
+        &self,
+        claims: Claims<'_>,
+        delegated: bool,
+        until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Result<Timestamp, TokenError> {
+        let expires = claims.date("exp")?.or(until).ok_or(TokenError::Malformed)?;
         let issued = claims.date("iat")?;
         let latest = now.later(self.leeway);
         if claims.date("nbf")?.max(issued).is_some_and(|from| from > latest) {
             return Err(TokenError::Early);
         }
-        let until = expires.later(self.leeway);
-        if until <= now {
+        let end = expires.later(self.leeway);
+        if end <= now {
             return Err(TokenError::Expired);
         }
+        let until = until.map_or(end, |until| until.min(end));
         if let Some(lifetime) = self.lifetime_max
             && issued.is_none_or(|issued| expires > issued.later(lifetime))
         {

@@ -46,7 +46,7 @@ fn the_minimal_configuration_is_enough() {
 #[test]
 fn unknown_keys_and_wrong_types_are_shown_where_they_stand() {
     with("routes:", "rotues:", &["unknown field `rotues`", "config.yaml:8:1", "rotues:"]);
-    with("client_ids:", "client_id:", &["unknown field `client_id`", "config.yaml:6:7"]);
+    with("client_ids:", "clients:", &["unknown field `clients`", "config.yaml:6:7"]);
     with(
         "cognito_access:",
         "cognito:",
@@ -126,6 +126,40 @@ fn keys_may_stand_in_the_configuration_itself() {
 }
 
 #[test]
+fn an_issuer_that_is_asked_needs_an_address_and_credentials() {
+    let entry = |settings: &str| {
+        let list =
+            format!("issuers: [introspection: {{ issuer: 'https://a.example', audiences: [api]{settings} }}]\nroutes:");
+        let (start, rest) = MINIMAL.split_once("issuers:").unwrap();
+        problems_of(&format!("{start}{list}{}", rest.split_once("routes:").unwrap().1))
+    };
+    let at = ", introspection_uri: 'https://a.example/ask'";
+    let who = ", client_id: gate";
+    for (settings, problem) in [
+        (String::new(), "nothing says where this issuer is asked"),
+        (at.to_owned(), "nothing says who the gate is"),
+        (format!("{at}{who}"), "the gate must show who it is in one way"),
+        (format!("{at}{who}, client_secret: {{ file: nowhere }}"), "cannot read `nowhere`"),
+        (format!("{at}{who}, client_secret: s3cret"), "client_secret"),
+        (format!("{at}{who}, private_key: {{ file: policies/users.cedar }}"), "none that can sign"),
+        (format!(", introspection_uri: 'http://a.example/ask'{who}"), "`http://a.example/ask` cannot be asked"),
+        (format!("{at}{who}, token_prefix: ''"), "no token begins with this"),
+        (format!("{at}{who}, jwks_uri: 'https://a.example/keys'"), "`jwks_uri`: an issuer that is asked"),
+        (format!("{at}{who}, algorithms: [RS256]"), "`algorithms`: an issuer that is asked"),
+        (format!("{at}{who}, cache_max_s: 0"), "`cache_max_s` is out of range"),
+    ] {
+        assert!(entry(&settings).contains(problem), "{settings}: {}", entry(&settings));
+    }
+    assert_eq!(entry(&format!("{at}{who}, client_secret: {{ file: policies/users.cedar }}")), "");
+    let issuer = "issuer: https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents";
+    with(
+        issuer,
+        &format!("{issuer}\n      token_prefix: opq_"),
+        &["`token_prefix`: an issuer that signs its tokens is not asked"],
+    );
+}
+
+#[test]
 fn dpop_needs_an_origin() {
     let issuer = "issuer: https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents";
     let bound = format!("{issuer}\n      dpop: accepted");
@@ -150,15 +184,18 @@ fn dpop_needs_an_origin() {
 
 #[test]
 fn several_issuers_need_names_that_cannot_be_mixed_up() {
-    let second = "  - oidc_generic: { issuer: 'https://b.example', audiences: [api], agent_id_prefix: b, user_id_prefix: people }\n";
+    let second = "  - oidc_generic: { issuer: 'https://b.example', audiences: [api], agent_id_prefix: b, user_id_prefix: people, user_issuer: 'https://people.example' }\n";
     let two = |prefix: &str| format!("{prefix}{second}routes:");
     with("routes:", &two(""), &["one id could name two people", "config.yaml:5:15"]);
     with(
         "routes:",
         &two("      agent_id_prefix: b\n      user_id_prefix: people\n"),
-        &["one id could name two people"],
+        &["one id could name two people", "two issuers' users share a `user_id_prefix`"],
     );
-    let good = MINIMAL.replace("routes:", &two("      agent_id_prefix: a\n      user_id_prefix: people\n"));
+    let good = MINIMAL.replace(
+        "routes:",
+        &two("      agent_id_prefix: a\n      user_id_prefix: people\n      user_issuer: https://people.example\n"),
+    );
     assert_eq!(problems_of(&good), "");
     with(
         "routes:",

@@ -122,6 +122,8 @@ fn every_field_of_a_record_is_described() {
         issuer: Some("".into()),
         agent: Some("".into()),
         user: Some("".into()),
+        user_issuer: Some("".into()),
+        actors: [String::new()].into(),
         app: Some("".into()),
         action: Some("".into()),
         resource: Some(String::new()),
@@ -138,7 +140,13 @@ fn every_field_of_a_record_is_described() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_described_and_labels_come_from_closed_sets() {
-    let mut house = crate::house::House::build(None, &[], house::NOW).await;
+    // With an issuer that is asked, since there are metrics of that too.
+    let asked = "issuers:\n  - introspection: { issuer: 'https://a.example', introspection_uri: 'https://a.example/ask', \
+                 client_id: a, client_secret: { file: nonce-secret }, audiences: [a], agent_id_prefix: a, user_id_prefix: b }\n";
+    let text = house::repository("config.yaml").replace("issuers:\n", asked);
+    let text = text.replace("      # agent_id_prefix: us-east-1_agents ", "      agent_id_prefix: c #");
+    let text = text.replace("      # user_id_prefix: us-east-1_users ", "      user_id_prefix: d #");
+    let mut house = crate::house::House::build(Some(&text), &[], house::NOW).await;
     for target in ["/users/user-1/data", "/anything-at-all"] {
         house.ask(&crate::wire::request("GET", target, &[])).await;
     }

@@ -137,6 +137,9 @@ impl House {
         let mut loaded = config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"));
         for (index, issuer) in loaded.config.issuers.value.iter_mut().enumerate() {
             let settings = issuer.settings_mut();
+            if settings.introspection_uri.is_some() {
+                continue;
+            }
             settings.jwks_uri = None;
             settings.jwks_file = Some(spanned(format!("keys-{index}.json").into()));
         }

@@ -9,6 +9,7 @@ mod corpora;
 mod deny_list;
 mod docs;
 mod house;
+mod introspection;
 mod keys;
 mod peers;
 mod proof;

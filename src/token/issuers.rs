@@ -1,0 +1,170 @@
+//! The issuers whose tokens are believed, at work: each with its keys, or with an address to ask at.
+
+use std::{collections::HashMap, sync::Arc};
+
+use serde_json::Value;
+
+use super::{
+    RawToken, TokenError, VerifiedToken,
+    binding::Binding,
+    denied::Denied,
+    deny_list::{Denials, DenyFile},
+    dpop::{ProofSettings, Proofs},
+    evidence::Evidence,
+    introspection::{IntrospectionState, Introspector},
+    jwks::KeySet,
+    jws::Jws,
+    key_source::Sources,
+    keys::{KeyError, KeyRing, RingState},
+    rules::{Rules, Signed},
+};
+use crate::base::{clock::Timestamp, problem::Problems};
+
+/// Whom the gate trusts, and how far; compiled.
+#[derive(Debug)]
+pub struct Trust {
+    /// What each issuer's tokens must say.
+    pub rules: Vec<Rules>,
+    /// How clients show to hold what a token is bound to.
+    pub proofs: ProofSettings,
+    /// What is refused all the same, and the file that says so.
+    pub denied: Option<(Denials, DenyFile)>,
+}
+
+impl Trust {
+    /// Trust in issuers whose tokens are bound to nothing, with no deny-list.
+    ///
+    /// # Errors
+    /// When the machine gives no randomness.
+    pub fn plain(rules: Vec<Rules>) -> Result<Self, Problems> {
+        Ok(Self { rules, proofs: ProofSettings::default()?, denied: None })
+    }
+}
+
+/// The issuers whose tokens are believed.
+#[derive(Debug)]
+pub struct Issuers {
+    /// Those that sign, by `iss`.
+    signing: HashMap<String, Signing>,
+    /// Those that are asked, the one with the longest prefix first.
+    asked: Vec<Introspector>,
+    pub(super) proofs: Proofs,
+    denied: Denied,
+}
+
+#[derive(Debug)]
+struct Signing {
+    rules: Arc<Rules>,
+    keys: KeyRing,
+}
+
+impl Issuers {
+    /// Starts a key ring for each issuer that signs. Must be called on a tokio runtime.
+    pub fn start(trust: Trust, sources: &Sources) -> Self {
+        let proofs = Proofs::new(trust.proofs, &trust.rules);
+        let denied = trust.denied.map_or_else(Denied::nobody, |(list, file)| Denied::start(list, file));
+        let (mut signing, mut asked) = (HashMap::new(), Vec::new());
+        for rules in trust.rules {
+            let rules = Arc::new(rules);
+            match &rules.evidence {
+                Evidence::Signature { source, ring, .. } => {
+                    let keys = KeyRing::start(rules.issuer.clone(), source.clone(), sources.clone(), ring.clone());
+                    signing.insert(rules.issuer.clone(), Signing { keys, rules });
+                }
+                Evidence::Introspection(how) => {
+                    let how = how.clone();
+                    asked.push(Introspector::new(rules, how, sources.fetch.clone()));
+                }
+            }
+        }
+        Self { signing, asked, proofs, denied }
+    }
+
+    /// Verifies a token. An unknown issuer costs no network traffic.
+    ///
+    /// # Errors
+    /// [`TokenError`], the first that applies.
+    pub async fn verify(&self, token: RawToken<'_>, now: Timestamp) -> Result<VerifiedToken, TokenError> {
+        let verified = match self.introspector(token) {
+            Some(introspector) => introspector.verify(token, now).await?,
+            None => self.verify_signed(token, now).await?,
+        };
+        if self.denied.denies(&verified, now) { Err(TokenError::Revoked) } else { Ok(verified) }
+    }
+
+    /// Who is to be asked about `token`: whose prefix it has, or who takes whatever has none and is no JWT.
+    fn introspector(&self, token: RawToken<'_>) -> Option<&Introspector> {
+        let marked = self.asked.iter().filter_map(|it| Some((it.claims_by(token)?, it)));
+        let (marked, introspector) = marked.max_by_key(|(marked, _)| *marked)?;
+        (marked > 0 || !token.is_jwt_like()).then_some(introspector)
+    }
+
+    async fn verify_signed(&self, token: RawToken<'_>, now: Timestamp) -> Result<VerifiedToken, TokenError> {
+        let jws = Jws::parse(token)?;
+        let claims = jws.claims()?;
+        let named = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::IssuerUnknown)?;
+        let issuer = self.signing.get(named).ok_or(TokenError::IssuerUnknown)?;
+        if !issuer.rules.may_sign_with(jws.algorithm) {
+            return Err(TokenError::AlgorithmRefused);
+        }
+        let kid = jws.kid.as_deref();
+        let generation = issuer.keys.generation();
+        let held = |keys: &KeySet| keys.find(kid, jws.algorithm).next().is_some();
+        let keys = issuer.keys.keys_with(kid.unwrap_or_default(), held).await;
+        let keys = keys.map_err(|error| match error {
+            KeyError::Unknown => TokenError::KeyUnknown,
+            KeyError::Unavailable => TokenError::KeysUnavailable,
+        })?;
+        if !jws.is_signed_by(&keys) {
+            return Err(TokenError::SignatureInvalid);
+        }
+        let signed = Signed { claims, size: token.as_str().len(), generation, until: None };
+        issuer.rules.check(signed, jws.media_type.as_deref(), now)
+    }
+
+    /// Whether what was verified earlier would still be: not expired, by an issuer of ours, and under the same keys.
+    ///
+    /// # Errors
+    /// `Revoked` when it is on the deny-list now.
+    pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> Result<bool, TokenError> {
+        let same_rules = |rules: &Arc<Rules>| Arc::ptr_eq(rules, &token.rules);
+        let signed = self.signing.get(token.issuer());
+        let vouched = signed.is_some_and(|it| same_rules(&it.rules) && it.keys.generation() == token.generation)
+            || self.asked.iter().any(|it| same_rules(&it.rules));
+        let holds = token.expires > now && vouched;
+        if holds && self.denied.denies(token, now) { Err(TokenError::Revoked) } else { Ok(holds) }
+    }
+
+    /// What is refused although everything about it is right.
+    pub const fn denied(&self) -> &Denied {
+        &self.denied
+    }
+
+    /// Whether some tokens must come with a DPoP proof.
+    pub fn asks_for_proofs(&self) -> bool {
+        let mut rules = self.signing.values().map(|it| &it.rules).chain(self.asked.iter().map(|it| &it.rules));
+        rules.any(|rules| rules.binding.key != Binding::Off)
+    }
+
+    /// The issuers that have no keys to verify with.
+    pub fn without_keys(&self) -> Vec<&str> {
+        self.rings().filter(|(_, ring)| ring.age.is_none()).map(|(name, _)| name).collect()
+    }
+
+    /// How each issuer's key ring fares.
+    pub fn rings(&self) -> impl Iterator<Item = (&str, RingState)> {
+        self.signing.iter().map(|(name, issuer)| (name.as_str(), issuer.keys.state()))
+    }
+
+    /// How each issuer that is asked answers.
+    pub fn introspections(&self) -> impl Iterator<Item = (&str, IntrospectionState)> {
+        self.asked.iter().map(|it| (it.rules.issuer.as_str(), it.state()))
+    }
+
+    /// Waits until every issuer's keys were fetched once, well or badly.
+    pub async fn first_attempts(&self) {
+        for issuer in self.signing.values() {
+            issuer.keys.first_attempt().await;
+        }
+    }
+}
