@@ -7,7 +7,7 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/portcullis
 
 # Programs that the build and the tests need, and the Debian packages they come in.
 BUILD_NEEDS := cmake:cmake cc:gcc
-TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv
+TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm
 
 .PHONY: demo test build bench lint unit interop audit needs-build needs-test
 
@@ -34,10 +34,12 @@ unit:
 audit:
 	bash .ci/audit
 
-# A real issuer that nobody here wrote, in front of the release binary.
+# Issuers and a verifier that nobody here wrote, around the release binary.
 interop: build
 	$(RELEASE) demo --once --config config.yaml
 	bash tests/interop/cognito/run.sh $(RELEASE)
+	bash tests/interop/oidc-provider/run.sh $(RELEASE)
+	bash tests/interop/jwt-oracle/run.sh $(RELEASE)
 
 bench: needs-build
 	$(CARGO) bench --locked
