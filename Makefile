@@ -7,9 +7,9 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/portcullis
 
 # Programs that the build and the tests need, and the Debian packages they come in.
 BUILD_NEEDS := cmake:cmake cc:gcc
-TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm
+TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm c++:g++
 
-.PHONY: demo test build bench lint unit interop audit needs-build needs-test
+.PHONY: demo test build bench lint unit interop audit fuzz needs-build needs-test
 
 demo: build
 	$(RELEASE) demo --config config.yaml
@@ -18,7 +18,7 @@ build: needs-build
 	$(CARGO) build --release --locked
 
 # In this order, so that what is quick fails first.
-test: needs-build needs-test lint unit audit interop
+test: needs-build needs-test lint unit audit interop fuzz
 
 lint:
 	$(CARGO) fmt --check
@@ -40,6 +40,10 @@ interop: build
 	bash tests/interop/cognito/run.sh $(RELEASE)
 	bash tests/interop/oidc-provider/run.sh $(RELEASE)
 	bash tests/interop/jwt-oracle/run.sh $(RELEASE)
+
+# A smoke minute; longer with SECONDS_EACH=….
+fuzz: needs-build
+	bash .ci/fuzz
 
 bench: needs-build
 	$(CARGO) bench --locked
