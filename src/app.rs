@@ -19,7 +19,7 @@ use crate::{
     doors::{proxy::ProxyDoor, resolve::Target},
     metrics::Metrics,
     pipeline::Gate,
-    server::{admin, fetch::HttpFetch, head::HeadLimits, http1::Http1Server, listener::Listener},
+    server::{admin, fetch::HttpFetch, head::HeadLimits, http1::Http1Server, listener::Listener, tls},
     token::key_source::Sources,
 };
 
@@ -74,6 +74,7 @@ impl App {
         let servers = compiled.servers;
         let head_bytes_max = compiled.blueprint.limits.head_bytes_max;
         let fetch = outbound()?;
+        let tls = servers.tls.as_ref().map(tls::acceptor).transpose().map_err(StartError::Tls)?;
         let data = bind(servers.listen).await?;
         let operators = bind(servers.admin).await?;
         let sources = Sources { fetch: Arc::new(fetch), files: loaded.files().clone() };
@@ -92,7 +93,7 @@ impl App {
         let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
         let limits = HeadLimits { bytes_max: head_bytes_max, duration_max: servers.client_timeout, idle_max: IDLE_MAX };
         let listener =
-            Listener::start(data, door, limits, servers.connections_max, open).map_err(unnamed(servers.listen))?;
+            Listener::start(data, tls, door, limits, servers.connections_max, open).map_err(unnamed(servers.listen))?;
         snapshot.issuers().first_attempts().await;
         Ok(Self { listener, admin, draining })
     }

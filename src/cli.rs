@@ -16,10 +16,13 @@ use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberE
 use crate::{
     app::{App, DRAIN_PATIENCE, StartError},
     audit::Lines,
-    base::{clock::SystemClock, problem::Problems},
+    base::{
+        clock::SystemClock,
+        problem::{Problem, Problems},
+    },
     config, demo,
     metrics::Metrics,
-    server::probe,
+    server::{probe, tls},
 };
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
@@ -108,6 +111,9 @@ fn bad_config(path: &Path, problems: &Problems) -> ExitCode {
 fn check(path: &Path) -> ExitCode {
     match config::load(path).and_then(|loaded| loaded.compile()) {
         Ok(compiled) => {
+            if let Some(Err(error)) = compiled.servers.tls.as_ref().map(tls::acceptor) {
+                return bad_config(path, &Problem::new(error).into());
+            }
             say(&mut std::io::stderr(), &compiled.warnings.to_string());
             let (routes, policies) = (compiled.blueprint.routes.routes().len(), compiled.blueprint.policies.len());
             say(&mut std::io::stdout(), &format!("{}: good ({routes} routes, {policies} policies)\n", path.display()));

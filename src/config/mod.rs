@@ -1,6 +1,8 @@
 //! `config.yaml`: read as the list of what the rooms ask for, compiled to a [`Blueprint`], or to every problem it
 //! has. Each room owns the section beside the code that it configures.
 
+pub mod tls;
+
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -11,6 +13,7 @@ use std::{
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use self::tls::{TlsConfig, TlsFiles};
 use crate::{
     base::{
         files::Files,
@@ -38,6 +41,8 @@ use crate::{
 pub struct Config {
     /// Where agents connect: address and port.
     pub listen: Spanned<SocketAddr>,
+    /// How agents connect by TLS. Without it they connect in the clear.
+    pub tls: Option<TlsConfig>,
     /// Where operators connect: health and metrics. Default 127.0.0.1:9901.
     pub admin: Option<Spanned<SocketAddr>>,
     /// What operators must show to see and change the deny-list. Without it nobody can.
@@ -111,6 +116,8 @@ pub struct Compiled {
 pub struct Servers {
     /// Where agents connect.
     pub listen: SocketAddr,
+    /// How agents connect by TLS.
+    pub tls: Option<TlsFiles>,
     /// Where operators connect.
     pub admin: SocketAddr,
     /// What operators must show to see and change the deny-list.
@@ -289,9 +296,11 @@ impl Loaded {
             problems.keep(bounded(limits.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
         let admin_token =
             problems.keep(self.config.admin_token.as_ref().map(|token| token.read(&self.files)).transpose());
+        let tls = problems.keep(self.config.tls.as_ref().map(|tls| tls.read(&self.files)).transpose());
         let servers = (|| {
             Some(Servers {
                 listen: self.config.listen.value,
+                tls: tls?,
                 admin: self.config.admin_address(),
                 admin_token: admin_token?,
                 upstream: problems.keep(Upstream::compile(&self.config.upstream))?,

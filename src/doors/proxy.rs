@@ -77,7 +77,7 @@ impl ProxyHttp for ProxyDoor {
             headers: &request.headers,
             wire: wire.as_deref(),
             peer: session.client_addr().and_then(|peer| peer.as_inet()).copied(),
-            certificate: None,
+            certificate: certificate(session),
         };
         match passage.visit.admit(&head).await {
             Ok(obligations) => {
@@ -160,6 +160,11 @@ impl ProxyHttp for ProxyDoor {
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Passage, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
+}
+
+/// SHA-256 of the certificate that the client's connection was made with.
+fn certificate(session: &Session) -> Option<[u8; 32]> {
+    session.digest()?.ssl_digest.as_ref()?.cert_digest.as_slice().try_into().ok()
 }
 
 /// The answer that was begun, if any: 100 Continue and its like are none.

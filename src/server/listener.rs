@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
 use pingora_core::{
     apps::HttpServerApp,
-    protocols::{GetSocketDigest, SocketDigest, http::ServerSession, l4::stream::Stream as L4Stream},
+    protocols::{GetSocketDigest, SocketDigest, http::ServerSession, l4::stream::Stream as L4Stream, tls::SslDigest},
     server::configuration::ServerConf,
 };
 use pingora_proxy::{HttpProxy, http_proxy};
@@ -16,9 +16,13 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::head::{self, HeadLimits, NoHead};
+use super::{
+    head::{self, HeadLimits, NoHead},
+    tls::{self, CertificateDigest},
+};
 use crate::{
     doors::proxy::ProxyDoor,
     pipeline::{Gate, Refused},
@@ -33,7 +37,27 @@ const UPSTREAM_IDLE_MAX: usize = 256;
 struct Desk {
     proxy: Arc<HttpProxy<ProxyDoor>>,
     gate: Gate,
+    tls: Option<TlsAcceptor>,
     limits: HeadLimits,
+}
+
+impl Desk {
+    /// The connection as the proxy takes it, and the client's certificate, if it has shown one. Whoever does not speak TLS
+    /// where that is due is not answered.
+    async fn open(&self, stream: TcpStream) -> Option<(L4Stream, Option<Arc<SslDigest>>)> {
+        let Some(acceptor) = &self.tls else { return Some((stream.into(), None)) };
+        match timeout(self.limits.duration_max, tls::accept(acceptor, stream)).await {
+            Ok(Ok((stream, certificate))) => {
+                let known = |digest: CertificateDigest| Arc::new(SslDigest::new("", "", None, None, digest.into()));
+                Some((stream.into(), certificate.map(known)))
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "no TLS handshake");
+                None
+            }
+            Err(_) => None,
+        }
+    }
 }
 
 /// A door at work.
@@ -46,12 +70,13 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Opens `door` on `listener`.
+    /// Opens `door` on `listener`, behind `tls` where there is that.
     ///
     /// # Errors
     /// When the listener has no address.
     pub fn start(
         listener: TcpListener,
+        tls: Option<TlsAcceptor>,
         door: ProxyDoor,
         limits: HeadLimits,
         connections_max: usize,
@@ -66,7 +91,7 @@ impl Listener {
         };
         let gate = door.gate().clone();
         let proxy = Arc::new(http_proxy(&Arc::new(configuration), door));
-        let desk = Arc::new(Desk { proxy, gate, limits });
+        let desk = Arc::new(Desk { proxy, gate, tls, limits });
         let (stop, stopped) = watch::channel(false);
         let places = Arc::new(Semaphore::new(connections_max));
         let cut_off = CancellationToken::new();
@@ -140,7 +165,7 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
     }
     let peer = stream.peer_addr().ok();
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    let mut stream: L4Stream = stream.into();
+    let Some((mut stream, certificate)) = desk.open(stream).await else { return };
     stream.set_socket_digest(digest);
     loop {
         let head = tokio::select! {
@@ -159,6 +184,9 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
             }
         }
         let mut session = ServerSession::new_http1(Box::new(stream));
+        if let (Some(certificate), Some(digest)) = (&certificate, session.digest_mut()) {
+            digest.ssl_digest = Some(certificate.clone());
+        }
         let keepalive = if *stopped.borrow() { None } else { Some(desk.limits.idle_max.as_secs()) };
         session.set_keepalive(keepalive);
         let Some(reused) = desk.proxy.process_new_http(session, &stopped).await else { return };

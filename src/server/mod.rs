@@ -7,3 +7,4 @@ pub mod head;
 pub mod http1;
 pub mod listener;
 pub mod probe;
+pub mod tls;

@@ -86,6 +86,7 @@ fn every_setting_is_described() {
     };
     let files = [
         "src/config/mod.rs",
+        "src/config/tls.rs",
         "src/token/issuer.rs",
         "src/entities/mod.rs",
         "src/entities/plan.rs",

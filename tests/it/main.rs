@@ -13,4 +13,5 @@ mod introspection;
 mod keys;
 mod peers;
 mod proof;
+mod tls;
 mod wire;

@@ -1,0 +1,172 @@
+//! TLS in front of the door (RFC 8446), with client certificates where asked for. A certificate that was presented is known
+//! by its SHA-256 from then on: that its holder has the key was proven by the handshake.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::config::tls::{ClientCertificate, TlsFiles};
+
+/// SHA-256 of a client certificate in DER.
+pub type CertificateDigest = [u8; 32];
+
+/// What accepts TLS connections as `files` say.
+///
+/// # Errors
+/// What is wrong with them, for operators.
+pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, String> {
+    let provider = Arc::new(default_provider());
+    let chain = certificates(&files.certificate).map_err(|error| format!("`tls.certificate`: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(files.private_key.expose().as_bytes())
+        .map_err(|error| format!("`tls.private_key`: {error}"))?;
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match verifier(files, provider)? {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| format!("`tls`: {error}"))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let found = found.map_err(|error| error.to_string())?;
+    if found.is_empty() { Err("holds no certificate in PEM".into()) } else { Ok(found) }
+}
+
+fn verifier(files: &TlsFiles, provider: Arc<CryptoProvider>) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+    let optional = match files.client_certificate {
+        ClientCertificate::Off => return Ok(None),
+        ClientCertificate::Accepted => true,
+        ClientCertificate::Required => false,
+    };
+    let Some(authorities) = &files.client_authorities else {
+        return Ok(Some(Arc::new(HolderOnly { provider, mandatory: !optional })));
+    };
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(authorities).map_err(|error| format!("`tls.client_authorities`: {error}"))? {
+        roots.add(authority).map_err(|error| format!("`tls.client_authorities`: {error}"))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = if optional { builder.allow_unauthenticated() } else { builder };
+    Ok(Some(builder.build().map_err(|error| format!("`tls.client_authorities`: {error}"))?))
+}
+
+/// Takes any certificate whose key the client holds: all that a token bound to it asks for (RFC 8705 section 3). Nobody
+/// vouches for what is written in it, and nothing here reads that.
+#[derive(Debug)]
+struct HolderOnly {
+    provider: Arc<CryptoProvider>,
+    mandatory: bool,
+}
+
+impl ClientCertVerifier for HolderOnly {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Shakes hands; gives the connection as the proxy takes it, and the client's certificate.
+///
+/// # Errors
+/// When the client does not do its part.
+pub async fn accept(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+) -> io::Result<(VirtualSocketStream, Option<CertificateDigest>)> {
+    let stream = acceptor.accept(stream).await?;
+    let presented = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let known = presented.and_then(|certificate| digest(&SHA256, certificate).as_ref().try_into().ok());
+    Ok((VirtualSocketStream::new(Box::new(Secured(stream))), known))
+}
+
+#[derive(Debug)]
+struct Secured(TlsStream<TcpStream>);
+
+impl VirtualSocket for Secured {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        match option {
+            VirtualSockOpt::NoDelay => self.0.get_ref().0.set_nodelay(true),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(context)
+    }
+}

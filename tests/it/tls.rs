@@ -1,0 +1,173 @@
+//! TLS in front of the gate, and tokens bound to a client certificate (RFC 8705), with OpenSSL's certificates and curl.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use portcullis::config;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{
+    house::{self, House},
+    wire,
+};
+
+fn run(folder: &Path, program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn openssl(folder: &Path, arguments: &str) {
+    let output = run(folder, "openssl", &arguments.split(' ').collect::<Vec<_>>());
+    assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Certificates: the gate's and two clients' from one authority, and one that a client signed itself.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    openssl(folder.path(), &format!("req -x509 {key} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"));
+    fs::write(folder.path().join("gate.ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    fs::write(folder.path().join("client.ext"), "extendedKeyUsage=clientAuth\n").unwrap();
+    for (name, extension) in [("gate", "gate.ext"), ("first", "client.ext"), ("second", "client.ext")] {
+        openssl(folder.path(), &format!("req {key} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+        let sign =
+            format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile {extension}");
+        openssl(folder.path(), &format!("{sign} -out {name}.pem"));
+    }
+    openssl(folder.path(), &format!("req -x509 {key} -days 2 -subj /CN=self -keyout self.key -out self.pem"));
+    fs::create_dir(folder.path().join("policies")).unwrap();
+    for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
+        fs::write(folder.path().join(name), house::repository(name)).unwrap();
+    }
+    let keys = json!({ "keys": [house::key("agents").jwk()] }).to_string();
+    fs::write(folder.path().join("keys.json"), keys).unwrap();
+    folder
+}
+
+async fn gate(folder: &Path, tls: &str, binding: &str) -> House {
+    let text = format!(
+        "listen: 127.0.0.1:0\ntls: {{ certificate: gate.pem, private_key: {{ file: gate.key }}{tls} }}\n\
+         upstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n\
+         \x20 - oidc_generic: {{ issuer: 'https://issuer.example', audiences: [api], jwks_file: keys.json, \
+         certificate_binding: {binding} }}\n\
+         routes:\n  - {{ methods: [GET], path: '/users/{{id}}/data', action: readOnly, resource: 'UserData::\"{{path.id}}\"', \
+         attributes: {{ owner: 'User::\"{{path.id}}\"' }} }}\n"
+    );
+    fs::write(folder.join("config.yaml"), text).unwrap();
+    let loaded = config::load(&folder.join("config.yaml")).unwrap_or_else(|error| panic!("{error}"));
+    House::of(loaded, house::NOW).await
+}
+
+/// A token, bound to the certificate of this name if there is one.
+fn token(folder: &Path, bound_to: Option<&str>) -> String {
+    let mut claims = house::claims();
+    (claims["iss"], claims["aud"]) = ("https://issuer.example".into(), "api".into());
+    if let Some(name) = bound_to {
+        openssl(folder, &format!("x509 -in {name}.pem -outform DER -out {name}.der"));
+        let certificate = fs::read(folder.join(format!("{name}.der"))).unwrap();
+        claims["cnf"] = json!({ "x5t#S256": URL_SAFE_NO_PAD.encode(digest(&SHA256, &certificate)) });
+    }
+    house::key("agents").sign(&claims).unwrap()
+}
+
+/// The codes of the good call, made twice on one connection by who shows the certificate of this name; none where there
+/// is no connection.
+async fn call(house: &mut House, folder: &Path, token: &str, certificate: Option<&str>) -> Vec<&'static str> {
+    let url = format!("https://{}/users/user-1/data", house.app.address());
+    let bearer = format!("authorization: Bearer {token}");
+    let mut arguments = vec!["-sS", "--max-time", "5", "--cacert", "ca.pem", "-H", &bearer, &url, &url];
+    let shown = certificate.map(|name| (format!("{name}.pem"), format!("{name}.key")));
+    if let Some((certificate, key)) = &shown {
+        arguments.extend(["--cert", certificate, "--key", key]);
+    }
+    let (folder, arguments) = (folder.to_owned(), arguments.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>());
+    let curl = move || run(&folder, "curl", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    tokio::task::spawn_blocking(curl).await.unwrap();
+    let mut codes = Vec::new();
+    while let Some(record) = house.record().await {
+        codes.push(record.code);
+    }
+    codes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_bound_to_a_certificate_is_good_with_that_alone() {
+    let folder = folder();
+    let path = folder.path();
+    let mut house = gate(path, ", client_certificate: accepted", "accepted").await;
+    let (plain, bound, own) = (token(path, None), token(path, Some("first")), token(path, Some("self")));
+    assert_eq!(call(&mut house, path, &bound, Some("first")).await, ["allowed"; 2]);
+    assert_eq!(call(&mut house, path, &bound, Some("second")).await, ["certificate_mismatch"; 2]);
+    assert_eq!(call(&mut house, path, &bound, None).await, ["certificate_mismatch"; 2]);
+    assert_eq!(call(&mut house, path, &own, Some("self")).await, ["allowed"; 2]);
+    assert_eq!(call(&mut house, path, &own, Some("first")).await, ["certificate_mismatch"; 2]);
+    assert_eq!(call(&mut house, path, &plain, None).await, ["allowed"; 2]);
+    assert_eq!(call(&mut house, path, &plain, Some("first")).await, ["allowed"; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_may_have_to_be_there_and_to_be_vouched_for() {
+    let folder = folder();
+    let path = folder.path();
+    let tls = ", client_certificate: required, client_authorities: ca.pem";
+    let mut house = gate(path, tls, "required").await;
+    let (plain, bound, own) = (token(path, None), token(path, Some("first")), token(path, Some("self")));
+    assert_eq!(call(&mut house, path, &bound, Some("first")).await, ["allowed"; 2]);
+    assert_eq!(call(&mut house, path, &plain, Some("first")).await, ["binding_missing"; 2]);
+    assert!(call(&mut house, path, &bound, None).await.is_empty());
+    assert!(call(&mut house, path, &own, Some("self")).await.is_empty());
+    let other = gate(path, ", client_certificate: accepted, client_authorities: ca.pem", "off").await;
+    let mut house = other;
+    assert_eq!(call(&mut house, path, &plain, None).await, ["allowed"; 2]);
+    assert_eq!(call(&mut house, path, &bound, Some("first")).await, ["binding_unchecked"; 2]);
+    assert!(call(&mut house, path, &plain, Some("self")).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_speak_tls_is_not_answered_and_ends_nothing() {
+    let folder = folder();
+    let mut house = gate(folder.path(), "", "off").await;
+    let token = token(folder.path(), None);
+    let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
+    let answer = wire::send(house.app.address(), &wire::request("GET", "/users/user-1/data", &fields)).await;
+    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1"), "{answer:?}");
+    assert_eq!(call(&mut house, folder.path(), &token, None).await, ["allowed"; 2]);
+}
+
+#[test]
+fn check_finds_what_is_wrong_with_certificates_and_keys() {
+    let folder = folder();
+    let path = folder.path();
+    fs::write(path.join("empty.pem"), "").unwrap();
+    for (certificate, key, rest, problem) in [
+        ("gate.pem", "gate.key", "", ""),
+        ("empty.pem", "gate.key", "", "`tls.certificate`: holds no certificate in PEM"),
+        ("gate.pem", "gate.pem", "", "`tls.private_key`"),
+        ("gate.pem", "first.key", "", "`tls`: "),
+        ("nowhere", "gate.key", "", "cannot read `nowhere`"),
+        ("gate.pem", "gate.key", ", client_authorities: ca.pem", "authorities of certificates that are not asked for"),
+        (
+            "gate.pem",
+            "gate.key",
+            ", client_certificate: required, client_authorities: empty.pem",
+            "`tls.client_authorities`",
+        ),
+    ] {
+        let tls = format!("tls: {{ certificate: {certificate}, private_key: {{ file: {key} }}{rest} }}\n");
+        let issuer = "oidc_generic: { issuer: 'https://a.example', audiences: [api], jwks_file: keys.json }";
+        let route = "{ methods: [GET], path: /, action: readOnly, resource: 'UserData::\"a\"', attributes: { owner: 'User::\"a\"' } }";
+        let text = format!(
+            "listen: 127.0.0.1:0\n{tls}upstream: {{ url: 'http://127.0.0.1:1' }}\nissuers: [{issuer}]\nroutes: [{route}]\n"
+        );
+        fs::write(path.join("config.yaml"), text).unwrap();
+        let output = run(path, env!("CARGO_BIN_EXE_portcullis"), &["check"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(if problem.is_empty() { 0 } else { 64 }), "{certificate} {key}: {said}");
+        assert!(said.contains(problem), "{problem} is not in {said}");
+    }
+}
