@@ -29,6 +29,8 @@ pub struct IdentityConfig {
     pub decision_header: Option<Spanned<String>>,
     /// Whether the upstream gets the agent's token too. Default false.
     pub forward_token: bool,
+    /// Whether the upstream gets the agent's cookies. Default false: by one it could take the agent for somebody else.
+    pub forward_cookies: bool,
 }
 
 /// What every name of ours starts with; clients may send nothing under it.
@@ -94,6 +96,7 @@ pub struct Identity {
     app: HeaderName,
     decision: HeaderName,
     forward_token: bool,
+    forward_cookies: bool,
 }
 
 /// What a door must do to a request before it goes on: remove some fields, then set others.
@@ -124,6 +127,7 @@ impl Identity {
                 app: app?,
                 decision: decision?,
                 forward_token: config.forward_token,
+                forward_cookies: config.forward_cookies,
             })
         })();
         if let Some(identity) = &identity {
@@ -160,6 +164,9 @@ impl Obligations {
     pub fn removes(&self, name: &HeaderName) -> bool {
         if name == header::AUTHORIZATION || name == "dpop" {
             return !self.identity.forward_token;
+        }
+        if name == header::COOKIE {
+            return !self.identity.forward_cookies;
         }
         let starts_like = |prefix: &str| {
             name.as_str().len() >= prefix.len() && same(name.as_str().bytes().take(prefix.len()), prefix)
@@ -222,15 +229,21 @@ mod tests {
         ] {
             assert!(obligations.removes(&name.parse().unwrap()), "{name}");
         }
-        for name in ["x-agent-ids", "agent-id", "x-portcullis", "accept", "cookie"] {
+        for name in ["x-agent-ids", "agent-id", "x-portcullis", "accept"] {
             assert!(!obligations.removes(&name.parse().unwrap()), "{name}");
         }
     }
 
     #[test]
-    fn the_token_stays_only_where_configured() {
-        let identity = Identity { forward_token: true, ..identity() };
-        assert!(!Obligations { identity: Arc::new(identity), set: Vec::new() }.removes(&header::AUTHORIZATION));
+    fn token_and_cookies_stay_only_where_configured() {
+        let stays = |identity: Identity, name| {
+            !Obligations { identity: Arc::new(identity), set: Vec::new() }.removes(&HeaderName::from_static(name))
+        };
+        for (name, token, cookies) in [("authorization", true, false), ("dpop", true, false), ("cookie", false, true)] {
+            assert!(!stays(identity(), name), "{name}");
+            assert_eq!(stays(Identity { forward_token: true, ..identity() }, name), token, "{name}");
+            assert_eq!(stays(Identity { forward_cookies: true, ..identity() }, name), cookies, "{name}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, path::Path};
 
+use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use portcullis::audit::Record;
 use serde::Deserialize;
@@ -82,6 +83,8 @@ struct Token {
     header_text: Option<String>,
     /// What is done to the token afterwards: each `from` becomes `to`.
     replace: Vec<(String, String)>,
+    /// The public thing that it is signed with by HMAC-SHA-256, instead of by a key: `jwk`, `modulus`, `pem`, `der`.
+    hmac_with: Option<String>,
     /// What is done to its parts: `strip_signature`, `flip_signature`, `fourth_part`, `padding`, `other_payload`.
     twist: Option<String>,
 }
@@ -129,7 +132,10 @@ impl Token {
         object.extend(self.header.clone());
         self.header_without.iter().for_each(|name| drop(object.remove(name)));
         let header = self.header_text.clone().unwrap_or_else(|| header.to_string());
-        let mut token = key.sign_text(&header, &payload).unwrap();
+        let mut token = match &self.hmac_with {
+            None => key.sign_text(&header, &payload).unwrap(),
+            Some(form) => hmac_token(&header, &payload, &house::public_form(key, form)),
+        };
         for (from, to) in &self.replace {
             token = token.replace(from, to);
         }
@@ -216,6 +222,12 @@ impl Then {
         }
         different
     }
+}
+
+fn hmac_token(header: &str, payload: &str, secret: &[u8]) -> String {
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag))
 }
 
 async fn run(file: &Path) -> (usize, Vec<String>) {

@@ -9,6 +9,10 @@ use std::{
     time::Duration,
 };
 
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use portcullis::{
     app::App,
     audit::{Record, Sink},
@@ -72,6 +76,39 @@ pub(crate) fn key(name: &str) -> &'static SigningKey {
         "holder" => holder,
         "thief" => thief,
         _ => panic!("no key `{name}`"),
+    }
+}
+
+/// An RSA key's public half as bytes that somebody could take for a secret.
+pub(crate) fn public_form(key: &SigningKey, form: &str) -> Vec<u8> {
+    let jwk = key.jwk();
+    let number = |name: &str| {
+        let bytes = URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap();
+        // An INTEGER is signed.
+        if bytes[0] < 0x80 { bytes } else { [&[0][..], &bytes].concat() }
+    };
+    let tagged = |tag: u8, content: &[u8]| {
+        let length = content.len();
+        let head = match u8::try_from(length) {
+            Ok(short @ 0..0x80) => vec![tag, short],
+            _ => [vec![tag, 0x82], u16::try_from(length).unwrap().to_be_bytes().to_vec()].concat(),
+        };
+        [&head, content].concat()
+    };
+    let key = tagged(0x30, &[tagged(2, &number("n")), tagged(2, &number("e"))].concat());
+    // RFC 8017 appendix A.1, RFC 5280 section 4.1.
+    let algorithm = tagged(0x30, &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 5, 0]);
+    let der = tagged(0x30, &[algorithm, tagged(3, &[&[0][..], &key].concat())].concat());
+    match form {
+        "jwk" => jwk.to_string().into_bytes(),
+        "modulus" => URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap(),
+        "der" => der,
+        "pem" => {
+            let lines: Vec<_> = STANDARD.encode(der).as_bytes().chunks(64).map(<[u8]>::to_vec).collect();
+            let body = lines.join(&b'\n');
+            [&b"-----BEGIN PUBLIC KEY-----\n"[..], &body, b"\n-----END PUBLIC KEY-----\n"].concat()
+        }
+        other => panic!("no form `{other}`"),
     }
 }
 

@@ -447,3 +447,60 @@ async fn metadata_of_another_issuer_or_with_keys_over_plain_http_is_refused() {
     }
     assert_eq!(keys.fetches(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_fetched_from_where_a_token_says() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let elsewhere = KeyServer::start(Mood::Keys(vec!["stranger"])).await;
+    let mut house = server.house("cooldown_s: 1").await;
+    let stranger = house::key("stranger");
+    for parameter in ["jku", "x5u", "iss", "issuer"] {
+        let mut header = stranger.header();
+        header[parameter] = elsewhere.url().into();
+        let token = stranger.sign_text(&header.to_string(), &claims().to_string()).unwrap();
+        assert_eq!(call_with(&mut house, &token).await, (401, "key_unknown"), "{parameter}");
+    }
+    for claim in ["jku", "jwks_uri", "x5u"] {
+        let mut claims = claims();
+        claims[claim] = elsewhere.url().into();
+        assert_eq!(call_with(&mut house, &stranger.sign(&claims).unwrap()).await, (401, "key_unknown"), "{claim}");
+    }
+    assert_eq!(elsewhere.fetches(), 0);
+}
+
+/// A gate with so many issuers whose key servers fail was once crashed by callers that went away (CVE-2025-64527).
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_go_away_while_fetches_fail_disturb_nobody() {
+    let (silent, failing) = (KeyServer::start(Mood::Silence).await, KeyServer::start(Mood::Status(500)).await);
+    let good = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let more: String = (0..8)
+        .map(|index| {
+            let url = if index % 2 == 0 { silent.url() } else { failing.url() };
+            format!(
+                " }}\n  - oidc_generic: {{ issuer: 'https://issuer-{index}.example', audiences: [api], jwks_uri: '{url}', \
+                 cooldown_s: 1, fetch_timeout_ms: 300, agent_id_prefix: a{index}, user_id_prefix: u{index}"
+            )
+        })
+        .collect();
+    let mut house = good.house(&format!("cooldown_s: 1, agent_id_prefix: a, user_id_prefix: u{more}")).await;
+    let address = house.app.address();
+    let mut callers = tokio::task::JoinSet::new();
+    for index in 0..160 {
+        let token = token(house::key("agents"), &format!("https://issuer-{}.example", index % 8));
+        let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
+        let request = wire::request("GET", "/users/user-1/data", &fields);
+        callers.spawn(async move {
+            // Every other one does not wait for its answer.
+            let patience = Duration::from_millis(if index % 2 == 0 { 5 } else { 3_000 });
+            tokio::time::timeout(patience, wire::send(address, &request))
+                .await
+                .map(|answer| wire::Answer::parse(&answer).status)
+        });
+    }
+    let statuses = callers.join_all().await;
+    assert!(statuses.iter().flatten().all(|status| *status == 503), "{statuses:?}");
+    assert!(statuses.iter().flatten().count() >= 80);
+    while house.record().await.is_some() {}
+    // The user's prefix is another here, so the policy says no, but the token is believed.
+    assert_eq!(call(&mut house, "agents").await, (403, "access_denied"));
+}
