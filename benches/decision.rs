@@ -1,20 +1,33 @@
 //! What a request costs inside the house: verifying a token the first and every further time, and the whole walk.
 //! `make bench`; figures are per call on one thread.
 
-use std::sync::Arc;
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderValue, Method, header};
 use portcullis::{
     audit::{Record, Sink},
-    base::{clock::SystemClock, files::Files},
+    base::{
+        clock::{SystemClock, Timestamp},
+        files::Files,
+    },
     config,
     demo::keys::SigningKey,
     metrics::Metrics,
     pipeline::Gate,
     request::{Head, Inbound, Limits, path::Target},
     server::fetch::HttpFetch,
-    token::{Issuers, RawToken, Trust, issuer::Rules, key_source::Sources},
+    token::{
+        Issuers, Presented, RawToken, Trust, VerifiedToken,
+        cache::{CacheLimits, Remembered, TokenCache},
+        issuer::Rules,
+        key_source::Sources,
+    },
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -101,7 +114,7 @@ fn verify_cold(bencher: Bencher<'_, '_>, key: usize) {
     let token = bench.token(key, 0);
     bencher.bench(|| {
         let token = RawToken::parse(token.as_bytes()).expect("a token");
-        let now = portcullis::base::clock::Timestamp::from_seconds(1_795_000_000);
+        let now = Timestamp::from_seconds(1_795_000_000);
         assert!(bench.runtime.block_on(bench.issuers.verify(black_box(token), now)).is_ok());
     });
 }
@@ -145,6 +158,50 @@ fn walk_cold_allowed(bencher: Bencher<'_, '_>, key: usize) {
     let serial = std::sync::atomic::AtomicU64::new(0);
     let next = || bearer(&bench.token(key, serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
     bencher.with_inputs(next).bench_values(|headers| assert!(bench.walk(&headers, b"/users/user-1/data")));
+}
+
+struct Known(VerifiedToken);
+
+impl Remembered for Known {
+    fn weight(&self) -> u64 {
+        1
+    }
+    fn lifetime(&self) -> Duration {
+        self.0.lifetime()
+    }
+}
+
+/// A token that is known: read, found again, and seen to hold still and to be its sender's.
+#[divan::bench]
+fn token_known(bencher: Bencher<'_, '_>) {
+    let bench = Bench::new();
+    let headers = bearer(&bench.token(0, 0));
+    let (method, target) = (&Method::GET, b"/".as_slice());
+    let head = Head { method, target, headers: &headers, wire: None, peer: None, certificate: None };
+    let inbound = Inbound::parse(&head, &Limits::default()).expect("a request");
+    let cache = TokenCache::new(CacheLimits::default());
+    let now = Timestamp::from_seconds(1_795_000_000);
+    let presented = Presented::of(&inbound).expect("a token");
+    let learn = async {
+        let verified = bench.issuers.verify(presented.token, now).await;
+        verified.map(|token| Arc::new(Known(token)))
+    };
+    bench.runtime.block_on(cache.get_or_learn(presented.fingerprint, learn)).expect("a good token");
+    bencher.bench(|| {
+        let presented = Presented::of(black_box(&inbound)).expect("a token");
+        let known = futures_now(cache.get(&presented.fingerprint)).expect("a known token");
+        assert_eq!(bench.issuers.still_holds(&known.0, now), Ok(true));
+        assert!(bench.issuers.possession(&known.0, &presented, &inbound, now).is_ok());
+    });
+}
+
+/// The outcome of a future that does not wait.
+fn futures_now<T>(future: impl Future<Output = T>) -> T {
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(future).poll(&mut context) {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => panic!("it waits"),
+    }
 }
 
 /// The digest by which a token is known again.
