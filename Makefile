@@ -28,7 +28,7 @@ lint:
 
 unit:
 	PORTCULLIS_TEST_SKIPS_NOTHING=1 $(CARGO) test --locked --lib --test it --test tidy
-	$(CARGO) test --locked --bench decision
+	$(CARGO) test --locked --bench decision --bench policies
 
 # Licences, sources and duplicates always; advisories where their database can be fetched.
 audit:

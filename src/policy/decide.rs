@@ -35,6 +35,15 @@ pub enum DenyReason {
     Failure,
 }
 
+/// The policies that apply to a question, and those that err about it. A policy may stand in it twice, and permits may be
+/// left out where a forbid applies.
+#[derive(Debug, Default)]
+struct Evaluation {
+    erred: Vec<Arc<PolicyNote>>,
+    forbids: Vec<Arc<PolicyNote>>,
+    permits: Vec<Arc<PolicyNote>>,
+}
+
 impl Decision {
     /// Yes or no.
     ///
@@ -53,31 +62,248 @@ impl Allowed {
 }
 
 impl Policies {
-    /// Decides `question`.
+    /// Decides `question`: a policy that errs denies, else a forbid that applies denies, else a permit that applies
+    /// allows, else nothing does.
     pub fn decide(&self, question: &DecisionRequest) -> Decision {
-        let response = self.authorizer.is_authorized(&question.request, &self.set, &question.entities);
-        let erred = self.notes_of(response.diagnostics().errors().map(|error| match error {
-            AuthorizationError::PolicyEvaluationError(error) => error.policy_id(),
-        }));
-        if !erred.is_empty() {
-            return Decision(Err(Denied { reason: DenyReason::Failure, determining: erred }));
+        let Evaluation { erred, forbids, permits } = self.evaluate(question);
+        let denied = |reason, determining| Decision(Err(Denied { reason, determining: in_order(determining) }));
+        match (erred.is_empty(), forbids.is_empty(), permits.is_empty()) {
+            (false, ..) => denied(DenyReason::Failure, erred),
+            (true, true, false) => Decision(Ok(Allowed { determining: in_order(permits) })),
+            (true, ..) => denied(DenyReason::Policy, forbids),
         }
-        let determining = self.notes_of(response.diagnostics().reason());
-        Decision(match response.decision() {
-            Effect::Allow => Ok(Allowed { determining }),
-            Effect::Deny => Err(Denied { reason: DenyReason::Policy, determining }),
+    }
+
+    /// Asks Cedar about every policy whose scope can hold `question`.
+    fn evaluate(&self, question: &DecisionRequest) -> Evaluation {
+        let mut found = Evaluation::default();
+        for set in self.index.matching(&question.request, &question.entities) {
+            let response = self.authorizer.is_authorized(&question.request, set, &question.entities);
+            let diagnostics = response.diagnostics();
+            found.erred.extend(diagnostics.errors().map(|error| match error {
+                AuthorizationError::PolicyEvaluationError(error) => self.note_of(error.policy_id()),
+            }));
+            // Cedar names the forbids that apply, or the permits where none does.
+            let determining = diagnostics.reason().map(|id| self.note_of(id));
+            match response.decision() {
+                Effect::Allow => found.permits.extend(determining),
+                Effect::Deny => found.forbids.extend(determining),
+            }
+        }
+        found
+    }
+
+    fn note_of(&self, id: &PolicyId) -> Arc<PolicyNote> {
+        let unknown = || Arc::new(PolicyNote { id: id.to_string(), reason: None, advice: None });
+        self.notes.get(id).cloned().unwrap_or_else(unknown)
+    }
+}
+
+/// Each once, in order of id, so that records compare.
+fn in_order(mut notes: Vec<Arc<PolicyNote>>) -> Vec<Arc<PolicyNote>> {
+    notes.sort_by(|a, b| a.id.cmp(&b.id));
+    notes.dedup_by(|a, b| a.id == b.id);
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{BTreeSet, HashMap},
+        path::Path,
+        sync::OnceLock,
+    };
+
+    use cedar_policy::{Authorizer, Context, Entities, EntityUid, Policy, PolicySet, Request, Schema};
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::policy::index::Index;
+
+    /// Users in groups, documents in folders, actions in groups.
+    fn entities() -> Entities {
+        static ENTITIES: OnceLock<Entities> = OnceLock::new();
+        ENTITIES.get_or_init(build_entities).clone()
+    }
+
+    fn build_entities() -> Entities {
+        let entity = |uid: (&str, &str), parents: &[(&str, &str)]| {
+            let named = |(kind, id): (&str, &str)| serde_json::json!({ "type": kind, "id": id });
+            let parents: Vec<_> = parents.iter().map(|parent| named(*parent)).collect();
+            serde_json::json!({ "uid": named(uid), "attrs": { "n": 1 }, "parents": parents })
+        };
+        let all = serde_json::json!([
+            entity(("U", "0"), &[("G", "0")]),
+            entity(("U", "1"), &[("G", "0"), ("G", "1")]),
+            entity(("G", "0"), &[("G", "2")]),
+            entity(("G", "1"), &[]),
+            entity(("G", "2"), &[]),
+            entity(("D", "0"), &[("F", "0")]),
+            entity(("D", "1"), &[]),
+            entity(("F", "0"), &[]),
+            entity(("Action", "a"), &[("Action", "all"), ("Action", "some")]),
+            entity(("Action", "b"), &[("Action", "all")]),
+        ]);
+        Entities::from_json_value(all, None).unwrap()
+    }
+
+    fn scope(variable: &'static str, kind: &'static str, group: &'static str) -> impl Strategy<Value = String> {
+        let uid = prop_oneof![Just(kind), Just(group)]
+            .prop_flat_map(|kind| (0..3).prop_map(move |id| format!("{kind}::\"{id}\"")));
+        prop_oneof![
+            2 => Just(variable.to_owned()),
+            1 => Just(format!("{variable} is {kind}")),
+            1 => Just(format!("{variable} is {group}")),
+            2 => uid.clone().prop_map(move |uid| format!("{variable} == {uid}")),
+            2 => uid.clone().prop_map(move |uid| format!("{variable} in {uid}")),
+            1 => uid.prop_map(move |uid| format!("{variable} is {kind} in {uid}")),
+        ]
+    }
+
+    fn action() -> impl Strategy<Value = String> {
+        let uid = prop::sample::select(vec!["a", "b", "all", "some"]).prop_map(|id| format!("Action::\"{id}\""));
+        prop_oneof![
+            Just("action".to_owned()),
+            uid.clone().prop_map(|uid| format!("action == {uid}")),
+            uid.clone().prop_map(|uid| format!("action in {uid}")),
+            prop::collection::vec(uid, 0..4).prop_map(|uids| format!("action in [{}]", uids.join(", "))),
+        ]
+    }
+
+    fn policy() -> impl Strategy<Value = String> {
+        let conditions =
+            vec!["", "when { principal.n == 1 }", "unless { resource.n == 1 }", "when { principal.absent }"];
+        let parts = (
+            prop::sample::select(vec!["permit", "permit", "forbid"]),
+            scope("principal", "U", "G"),
+            action(),
+            scope("resource", "D", "F"),
+            prop::sample::select(conditions),
+        );
+        parts.prop_map(|(effect, principal, action, resource, condition)| {
+            format!("{effect} ({principal}, {action}, {resource}) {condition};")
         })
     }
 
-    /// In order of id, so that records compare.
-    fn notes_of<'a>(&self, ids: impl Iterator<Item = &'a PolicyId>) -> Vec<Arc<PolicyNote>> {
-        let mut notes: Vec<_> = ids
-            .map(|id| {
-                let unknown = || Arc::new(PolicyNote { id: id.to_string(), reason: None, advice: None });
-                self.notes.get(id).cloned().unwrap_or_else(unknown)
-            })
+    /// What Cedar's authorizer says of the whole set, in our words.
+    fn plain(set: &PolicySet, question: &DecisionRequest) -> Decision {
+        let response = Authorizer::new().is_authorized(&question.request, set, &question.entities);
+        let note = |id: &PolicyId| Arc::new(PolicyNote { id: id.to_string(), reason: None, advice: None });
+        let erred: Vec<_> = response
+            .diagnostics()
+            .errors()
+            .map(|AuthorizationError::PolicyEvaluationError(error)| note(error.policy_id()))
             .collect();
-        notes.sort_by(|a, b| a.id.cmp(&b.id));
-        notes
+        let determining = in_order(response.diagnostics().reason().map(note).collect());
+        Decision(if !erred.is_empty() {
+            Err(Denied { reason: DenyReason::Failure, determining: in_order(erred) })
+        } else if response.decision() == Effect::Allow {
+            Ok(Allowed { determining })
+        } else {
+            Err(Denied { reason: DenyReason::Policy, determining })
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn the_index_changes_no_decision(texts in prop::collection::vec(policy(), 0..16)) {
+            let named = texts.iter().enumerate();
+            let policies: Vec<_> =
+                named.map(|(index, text)| Policy::parse(Some(PolicyId::new(index.to_string())), text).unwrap()).collect();
+            let set = PolicySet::from_policies(policies.iter().cloned()).unwrap();
+            let indexed = indexed(policies.iter());
+            let uid = |text: String| text.parse::<EntityUid>().unwrap();
+            for principal in ["U::\"0\"", "U::\"1\"", "U::\"2\"", "G::\"0\""] {
+                for action in ["a", "b"] {
+                    for resource in ["D::\"0\"", "D::\"1\"", "F::\"0\""] {
+                        let (principal, resource) = (uid(principal.to_owned()), uid(resource.to_owned()));
+                        let action = uid(format!("Action::\"{action}\""));
+                        let request = Request::new(principal, action, resource, Context::empty(), None).unwrap();
+                        let question = DecisionRequest { request, entities: entities() };
+                        prop_assert_eq!(indexed.decide(&question), plain(&set, &question), "{:?}: {:?}", texts, question.request);
+                    }
+                }
+            }
+        }
+    }
+
+    fn indexed<'a>(policies: impl Iterator<Item = &'a Policy>) -> Policies {
+        Policies { index: Index::build(policies).unwrap(), notes: HashMap::new(), authorizer: Authorizer::new() }
+    }
+
+    fn ids(notes: &[Arc<PolicyNote>]) -> BTreeSet<&str> {
+        notes.iter().map(|note| note.id.as_str()).collect()
+    }
+
+    fn expected<'a>(request: &'a Value, name: &str) -> BTreeSet<&'a str> {
+        request[name].as_array().unwrap().iter().map(|id| id.as_str().unwrap()).collect()
+    }
+
+    /// Runs one test file of cedar-integration-tests, whose paths start at `root`; gives its requests and what differs.
+    fn run_integration_test(root: &Path, test: &Value) -> (usize, Vec<String>) {
+        let read = |name: &str| std::fs::read_to_string(root.join(test[name].as_str().unwrap())).unwrap();
+        let set: PolicySet = read("policies").parse().unwrap();
+        let policies = indexed(set.policies());
+        let (schema, _) = Schema::from_cedarschema_str(&read("schema")).unwrap();
+        let entities = read("entities");
+        let typed = Entities::from_json_str(&entities, Some(&schema)).ok();
+        let Some(entities) = typed.or_else(|| Entities::from_json_str(&entities, None).ok()) else {
+            return (0, Vec::new());
+        };
+        let (mut asked, mut wrong) = (0, Vec::new());
+        for request in test["requests"].as_array().unwrap() {
+            let uid = |name: &str| EntityUid::from_json(request[name].clone()).unwrap();
+            let action = uid("action");
+            let context = |typed| Context::from_json_value(request["context"].clone(), typed).ok();
+            let context = context(Some((&schema, &action))).or_else(|| context(None)).unwrap();
+            let put = Request::new(uid("principal"), action, uid("resource"), context, None).unwrap();
+            let found = policies.evaluate(&DecisionRequest { request: put, entities: entities.clone() });
+            let allowed = found.forbids.is_empty() && !found.permits.is_empty();
+            let reason = if found.forbids.is_empty() { ids(&found.permits) } else { ids(&found.forbids) };
+            let right = (request["decision"] == "allow") == allowed
+                && expected(request, "reason") == reason
+                && expected(request, "errors") == ids(&found.erred);
+            asked += 1;
+            if !right {
+                wrong.push(format!("{}: {}", test["policies"], request["description"]));
+            }
+        }
+        (asked, wrong)
+    }
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "what was judged and what was skipped is said aloud")]
+    fn the_integration_tests_of_cedar_are_decided_as_cedar_says() {
+        let given = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpora/cedar");
+        let archive = given.join("corpus-given.tar.gz");
+        if !archive.exists() {
+            println!("SKIPPED: no {}", archive.display());
+            return;
+        }
+        let unpacked = tempfile::tempdir().unwrap();
+        let tar = std::process::Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(unpacked.path()).status();
+        assert!(tar.unwrap().success());
+        let (mut asked, mut wrong) = (0, Vec::new());
+        for root in [given.as_path(), unpacked.path()] {
+            let mut folders = vec![root.to_owned()];
+            while let Some(folder) = folders.pop() {
+                for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                    if path.is_dir() {
+                        folders.push(path);
+                        continue;
+                    }
+                    let text = std::fs::read(&path).unwrap();
+                    let test: Option<Value> = serde_json::from_slice(&text).ok();
+                    let Some(test) = test.filter(|test| test["requests"].is_array()) else { continue };
+                    let (requests, differences) = run_integration_test(root, &test);
+                    asked += requests;
+                    wrong.extend(differences);
+                }
+            }
+        }
+        println!("{asked} requests decided");
+        assert!(wrong.is_empty(), "{} of {asked}: {wrong:#?}", wrong.len());
     }
 }

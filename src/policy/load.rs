@@ -12,6 +12,7 @@ use cedar_policy::{
 
 use super::{
     Policies, PolicyNote,
+    index::Index,
     nesting::{NESTING_MAX, OPERATORS_MAX, too_deep},
 };
 use crate::{
@@ -71,8 +72,10 @@ impl PolicyFiles<'_> {
             problems.keep(set.add(&source));
         }
         let warnings = schema.as_ref().map(|(schema, _)| set.validate(schema, &mut problems)).unwrap_or_default();
-        let loaded = schema.map(|(_, types)| Loaded {
-            policies: Policies { set: set.policies, notes: set.notes, authorizer: Authorizer::new() },
+        let index = Index::build(set.policies.policies()).map_err(|error| Problem::new(error.to_string()));
+        let index = problems.keep(index);
+        let loaded = schema.zip(index).map(|((_, types), index)| Loaded {
+            policies: Policies { index, notes: set.notes, authorizer: Authorizer::new() },
             types,
             warnings,
         });

@@ -1,14 +1,16 @@
 //! ROOM 4: the PDP. Pure: no clock, no I/O, no await; deciding cannot fail. Knows nothing of tokens or HTTP.
 
 mod decide;
+mod index;
 mod load;
 mod nesting;
 
 use std::{collections::HashMap, sync::Arc};
 
-use cedar_policy::{Authorizer, PolicyId, PolicySet};
+use cedar_policy::{Authorizer, PolicyId};
 
 pub use self::decide::{Allowed, Decision, Denied, DenyReason};
+use self::index::Index;
 pub use self::load::{Loaded, PolicyFiles};
 
 /// A policy as records and refusals speak of it.
@@ -24,7 +26,7 @@ pub struct PolicyNote {
 
 /// A validated set of policies. An empty one denies everything.
 pub struct Policies {
-    set: PolicySet,
+    index: Index,
     notes: HashMap<PolicyId, Arc<PolicyNote>>,
     authorizer: Authorizer,
 }
