@@ -1,18 +1,21 @@
 //! From `.cedar` files and a schema to policies that passed strict validation, or to every reason why not.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use cedar_policy::{
-    Authorizer, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator, schema_str_to_json_with_resolved_types,
+    Authorizer, Policy, PolicyId, PolicySet, Schema, Template, ValidationMode, Validator,
+    schema_str_to_json_with_resolved_types,
 };
 
 use super::{
     Policies, PolicyNote,
     index::Index,
+    links::{self, Linked},
     nesting::{NESTING_MAX, OPERATORS_MAX, too_deep},
 };
 use crate::{
@@ -25,6 +28,9 @@ use crate::{
 
 /// The schema's name inside the policy folder.
 const SCHEMA: &str = "schema.cedarschema";
+
+/// The name of the file of template links.
+const LINKS: &str = "links.json";
 
 /// Stack of the thread that loads policies, in bytes: ample for [`NESTING_MAX`].
 const LOAD_STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -71,6 +77,9 @@ impl PolicyFiles<'_> {
         for source in problems.keep(self.sources()).unwrap_or_default() {
             problems.keep(set.add(&source));
         }
+        if let Some(source) = problems.keep(self.links()).flatten() {
+            problems.keep(set.link(&source));
+        }
         let warnings = schema.as_ref().map(|(schema, _)| set.validate(schema, &mut problems)).unwrap_or_default();
         let index = Index::build(set.policies.policies()).map_err(|error| Problem::new(error.to_string()));
         let index = problems.keep(index);
@@ -104,6 +113,16 @@ impl PolicyFiles<'_> {
         listed.iter().map(|path| self.read(path)).collect::<Result<_, _>>().map_err(Problems::from)
     }
 
+    /// The file of template links, if there is one.
+    fn links(self) -> Result<Option<Arc<Source>>, Problem> {
+        let path = self.folder.join(LINKS);
+        match self.files.read(&path) {
+            Ok(text) => Ok(Some(Arc::new(Source { name: path.display().to_string(), text }))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Problem::new(format!("cannot read `{}`: {error}", path.display()))),
+        }
+    }
+
     /// A text of the folder that is safe to hand to Cedar's parser.
     fn read(self, path: &Path) -> Result<Arc<Source>, Problem> {
         let text = self.files.read(path).map_err(|error| {
@@ -128,6 +147,10 @@ struct CheckedSet {
     policies: PolicySet,
     notes: HashMap<PolicyId, Arc<PolicyNote>>,
     sources: HashMap<PolicyId, Arc<Source>>,
+    /// By `@id`.
+    templates: HashMap<String, Template>,
+    /// Templates that something is linked from.
+    used: HashSet<String>,
 }
 
 impl CheckedSet {
@@ -138,11 +161,7 @@ impl CheckedSet {
         })?;
         let mut problems = Problems::default();
         for template in parsed.templates() {
-            problems.push(
-                Problem::new(format!("policy template `{}` is linked to nothing", template.id()))
-                    .fix("write a static policy: no `?principal` or `?resource`")
-                    .within(source),
-            );
+            problems.keep(self.add_template(template, source));
         }
         for policy in parsed.policies() {
             problems.keep(self.add_policy(policy, source));
@@ -152,23 +171,69 @@ impl CheckedSet {
 
     fn add_policy(&mut self, policy: &Policy, source: &Arc<Source>) -> Result<(), Problem> {
         let note = |name: &str| policy.annotation(name).filter(|text| !text.is_empty()).map(str::to_owned);
-        let Some(id) = note("id") else {
-            let message = format!("{} has no `@id`: records could not say which one decided", position(policy.id()));
-            return Err(Problem::new(message).fix("write `@id(\"what-it-says\")` before it").within(source));
-        };
-        let name = PolicyId::new(&id);
-        if let Some(other) = self.sources.get(&name) {
-            let message = format!("`@id(\"{id}\")` stands twice, in `{}` too", other.name);
-            return Err(Problem::new(message).fix("give each policy an id of its own").within(source));
-        }
-        self.policies.add(policy.new_id(name.clone())).map_err(|error| Problem::from_cedar(&error, source))?;
-        self.sources.insert(name.clone(), source.clone());
-        self.notes.insert(name, Arc::new(PolicyNote { id, reason: note("reason"), advice: note("advice") }));
+        let id = note("id").ok_or_else(|| nameless(policy.id(), source))?;
+        self.insert(policy.new_id(PolicyId::new(&id)), id, [note("reason"), note("advice")], source)
+    }
+
+    fn add_template(&mut self, template: &Template, source: &Arc<Source>) -> Result<(), Problem> {
+        let id = template.annotation("id").filter(|id| !id.is_empty()).map(str::to_owned);
+        let id = id.ok_or_else(|| nameless(template.id(), source))?;
+        self.claim(&PolicyId::new(&id), source)?;
+        self.templates.insert(id, template.clone());
         Ok(())
     }
 
+    /// Adds the policies that a file of links makes of the templates.
+    fn link(&mut self, source: &Arc<Source>) -> Result<(), Problems> {
+        let within = |problems: Problems| Problems(problems.0.into_iter().map(|it| it.within(source)).collect());
+        let mut problems = Problems::default();
+        for Linked { policy, template } in links::link(&source.text, &self.templates).map_err(within)? {
+            let note = |name: &str| {
+                let template = self.templates.get(&template)?;
+                template.annotation(name).filter(|text| !text.is_empty()).map(str::to_owned)
+            };
+            let (id, words) = (policy.id().to_string(), [note("reason"), note("advice")]);
+            self.used.insert(template);
+            problems.keep(self.insert(policy, id, words, source));
+        }
+        problems.into_result(Some(()))
+    }
+
+    fn insert(
+        &mut self,
+        policy: Policy,
+        id: String,
+        [reason, advice]: [Option<String>; 2],
+        source: &Arc<Source>,
+    ) -> Result<(), Problem> {
+        let name = PolicyId::new(&id);
+        self.claim(&name, source)?;
+        self.policies.add(policy).map_err(|error| Problem::from_cedar(&error, source))?;
+        self.notes.insert(name, Arc::new(PolicyNote { id, reason, advice }));
+        Ok(())
+    }
+
+    /// Notes where an id stands, which nothing else may have.
+    fn claim(&mut self, name: &PolicyId, source: &Arc<Source>) -> Result<(), Problem> {
+        match self.sources.entry(name.clone()) {
+            Entry::Occupied(other) => {
+                let message = format!("`@id(\"{name}\")` stands twice, in `{}` too", other.get().name);
+                Err(Problem::new(message).fix("give each policy an id of its own").within(source))
+            }
+            Entry::Vacant(free) => {
+                free.insert(source.clone());
+                Ok(())
+            }
+        }
+    }
+
     fn validate(&self, schema: &Schema, problems: &mut Problems) -> Problems {
-        let result = Validator::new(schema.clone()).validate(&self.policies, ValidationMode::Strict);
+        let mut whole = self.policies.clone();
+        for (id, template) in &self.templates {
+            // INVARIANT: no policy has a template's id.
+            let _ = whole.add_template(template.new_id(PolicyId::new(id)));
+        }
+        let result = Validator::new(schema.clone()).validate(&whole, ValidationMode::Strict);
         let place = |id: &PolicyId, error: &dyn miette::Diagnostic| match self.sources.get(id) {
             Some(source) => Problem::from_cedar(error, source),
             None => Problem::new(error.to_string()),
@@ -176,8 +241,22 @@ impl CheckedSet {
         for error in result.validation_errors() {
             problems.push(place(error.policy_id(), error));
         }
-        Problems(result.validation_warnings().map(|warning| place(warning.policy_id(), warning)).collect())
+        let unused = self.templates.keys().filter(|id| !self.used.contains(*id)).map(|id| {
+            let source = self.sources.get(&PolicyId::new(id));
+            let problem = Problem::new(format!("template `{id}` is linked to nothing, so it says nothing"));
+            let problem = problem.fix(format!("link it in `{LINKS}`"));
+            source.map_or_else(|| problem.clone(), |source| problem.clone().within(source))
+        });
+        Problems(
+            result.validation_warnings().map(|warning| place(warning.policy_id(), warning)).chain(unused).collect(),
+        )
     }
+}
+
+fn nameless(id: &PolicyId, source: &Arc<Source>) -> Problem {
+    Problem::new(format!("{} has no `@id`: records could not say which one decided", position(id)))
+        .fix("write `@id(\"what-it-says\")` before it")
+        .within(source)
 }
 
 /// Cedar numbers the policies of a text `policy0`, `policy1`, …
@@ -224,7 +303,11 @@ mod tests {
         for (policy, shown) in [
             ("permit (principal, action resource);", "p/a.cedar:1:27"),
             ("permit (principal, action, resource);", "policy number 1 has no `@id`"),
-            ("@id(\"a\") permit (principal, action, resource == ?resource);", "linked to nothing"),
+            ("permit (principal == ?principal, action, resource);", "has no `@id`"),
+            (
+                "@id(\"a\") permit (principal == ?principal, action, resource) when { resource.onwer == principal };",
+                "onwer",
+            ),
             (
                 "@id(\"a\") permit (principal, action, resource);\n@id(\"a\") forbid (principal, action, resource);",
                 "stands twice",
@@ -238,6 +321,48 @@ mod tests {
         ] {
             let problem = problem(policy);
             assert!(problem.contains(shown), "{policy}\n{problem}");
+        }
+    }
+
+    const TEMPLATE: &str =
+        "@id(\"share\") @reason(\"shared\") permit (principal == ?principal, action, resource in ?resource);";
+
+    fn linked(links: &str) -> Result<Loaded, Problems> {
+        load(&[("p/schema.cedarschema", SCHEMA_TEXT), ("p/a.cedar", TEMPLATE), ("p/links.json", links)])
+    }
+
+    #[test]
+    fn a_link_is_a_policy_of_its_own_with_the_words_of_its_template() {
+        let link = |id: &str, who: &str| {
+            format!(
+                r#"{{ "templateId": "share", "newId": "{id}", "values": {{ "?principal": {{ "type": "Agent", "id": "{who}" }},
+                "?resource": {{ "type": "Data", "id": "d" }} }} }}"#
+            )
+        };
+        let loaded = linked(&format!("[{}, {}]", link("l1", "a"), link("l2", "b\\\"c"))).unwrap();
+        assert_eq!((loaded.policies.len(), loaded.warnings.0.len()), (2, 0));
+        assert_eq!(loaded.policies.notes[&PolicyId::new("l2")].reason.as_deref(), Some("shared"));
+        let unused = load(&[("p/schema.cedarschema", SCHEMA_TEXT), ("p/a.cedar", TEMPLATE)]).unwrap();
+        assert!(unused.warnings.to_string().contains("template `share` is linked to nothing"));
+        assert_eq!(unused.policies.len(), 0);
+        let principal = r#""?principal": { "type": "Agent", "id": "a" }"#;
+        for (links, shown) in [
+            (format!("[{}, {}]", link("l", "a"), link("l", "b")), "stands twice"),
+            (format!("[{}]", link("share", "a")), "link `share`: unable to link template"),
+            (format!("[{}]", link("", "a")), "it has no id"),
+            (format!("[{}]", link("l", "a").replace("\"share\"", "\"other\"")), "there is no template `other`"),
+            (
+                format!(r#"[{{ "templateId": "share", "newId": "l", "values": {{ {principal} }} }}]"#),
+                "slots were not provided",
+            ),
+            (format!("[{}]", link("l", "a").replace("Agent", "Ag ent")), "is not a type name"),
+            (format!("[{}]", link("l", "a").replace("Agent", "Unknown")), "Unknown"),
+            ("{}".into(), "not a list of template links"),
+            (r#"[{ "templateId": "share", "templateId": "share", "newId": "l", "values": {} }]"#.into(), "not a list"),
+            (r#"[{ "templateId": "share", "newId": "l", "values": { "?action": {} } }]"#.into(), "?action"),
+        ] {
+            let shown_now = linked(&links).map(|_| String::new()).unwrap_or_else(|problems| problems.to_string());
+            assert!(shown_now.contains(shown), "{links}\n{shown_now}");
         }
     }
 

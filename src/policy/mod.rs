@@ -2,6 +2,7 @@
 
 mod decide;
 mod index;
+mod links;
 mod load;
 mod nesting;
 

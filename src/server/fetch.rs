@@ -17,6 +17,7 @@ use url::Url;
 
 use crate::base::{
     fetch::{Ask, Document, Fetch, FetchError},
+    problem::causes,
     secret::Secret,
 };
 
@@ -125,10 +126,8 @@ fn fresh_for(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(u64::saturating_sub(max_age, age)))
 }
 
-/// An error with its causes: the outermost alone does not say what happened.
 fn unreachable(error: &(dyn std::error::Error + 'static)) -> FetchError {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    FetchError::Unreachable(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    FetchError::Unreachable(causes(error))
 }
 
 #[async_trait]
