@@ -82,7 +82,11 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Policies, Decis
     let blueprint = compiled.unwrap_or_else(|problems| panic!("{problems}")).blueprint;
     let loading = begin.elapsed();
     let inside = runtime.enter();
-    let sources = Sources { fetch: Arc::new(HttpFetch::new().expect("TLS")), files };
+    let sources = Sources {
+        clock: Arc::new(portcullis::base::clock::SystemClock),
+        fetch: Arc::new(HttpFetch::new().expect("TLS")),
+        files,
+    };
     let issuers = Issuers::start(blueprint.trust, &sources);
     drop(inside);
     let now = Timestamp::from_seconds(1_795_000_000);

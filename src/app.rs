@@ -77,7 +77,7 @@ impl App {
         let tls = servers.tls.as_ref().map(tls::acceptor).transpose().map_err(StartError::Tls)?;
         let data = bind(servers.listen).await?;
         let operators = bind(servers.admin).await?;
-        let sources = Sources { fetch: Arc::new(fetch), files: loaded.files().clone() };
+        let sources = Sources { clock: clock.clone(), fetch: Arc::new(fetch), files: loaded.files().clone() };
         let snapshot = Arc::new(compiled.blueprint.start(&sources));
         let gate = Gate::new(snapshot.clone(), clock, sink, metrics.clone());
         let door = ProxyDoor::new(gate, Arc::new(Target::new(servers.upstream)), servers.client_timeout);

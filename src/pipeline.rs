@@ -16,10 +16,10 @@ use crate::{
     forward::{Obligations, identity::Told},
     metrics::Metrics,
     policy::PolicyNote,
-    refusal::Refusal,
+    refusal::{Offered, Refusal},
     request::{Head, Inbound, RequestError},
     snapshot::Snapshot,
-    token::{Presented, RawToken},
+    token::{Presented, RawToken, bearer::Scheme},
 };
 
 /// What every visit shares.
@@ -42,6 +42,8 @@ pub struct Visit {
     gate: Gate,
     record: Record,
     arrived: Instant,
+    /// How the token was presented, once that is known.
+    scheme: Option<Scheme>,
 }
 
 impl std::fmt::Debug for Visit {
@@ -70,7 +72,7 @@ impl Gate {
             code: "abandoned",
             ..Record::default()
         };
-        Visit { gate: self.clone(), record, arrived: Instant::now() }
+        Visit { gate: self.clone(), record, arrived: Instant::now(), scheme: None }
     }
 
     /// Refuses, and records that it did, what came from `peer` and is not read.
@@ -141,6 +143,7 @@ impl Visit {
         self.record.route = found.as_ref().map(|found| found.route.name().clone());
         let now = self.gate.clock.now();
         let presented = Presented::of(&inbound)?;
+        self.scheme = Some(presented.scheme);
         let subject = self.authenticate(&snapshot, &presented, now).await?;
         let possession = snapshot.issuers.possession(subject.token(), &presented, &inbound, now)?;
         let found = found.ok_or(Refusal::RouteMissing)?;
@@ -169,7 +172,9 @@ impl Visit {
         let fingerprint = presented.fingerprint;
         let known = snapshot.subjects.get(&fingerprint).await;
         if let Some(subject) = known {
-            if self.recall(snapshot, &subject, now)? {
+            if snapshot.issuers.still_holds(subject.token(), now) {
+                self.record.token_cached = true;
+                self.note_names(subject.names());
                 return Ok(subject);
             }
             snapshot.subjects.remove(&fingerprint).await;
@@ -191,17 +196,12 @@ impl Visit {
 
     /// What `WWW-Authenticate` says of `refusal`, where it is due.
     pub fn challenge(&self, refusal: &Refusal) -> Option<String> {
-        refusal.challenge().map(|challenge| challenge.to_header(self.gate.snapshot.issuers.asks_for_proofs()))
-    }
-
-    /// Whether what is remembered of a token still holds.
-    fn recall(&mut self, snapshot: &Snapshot, subject: &Subject, now: Timestamp) -> Result<bool, Refusal> {
-        let holds = snapshot.issuers.still_holds(subject.token(), now);
-        if holds != Ok(false) {
-            self.record.token_cached = true;
-            self.note_names(subject.names());
-        }
-        Ok(holds?)
+        let offered = match (self.scheme, self.gate.snapshot.issuers.asks_for_proofs()) {
+            (Some(Scheme::Dpop), _) => Offered::Proof,
+            (Some(Scheme::Bearer), _) | (None, false) => Offered::Bearer,
+            (None, true) => Offered::Both,
+        };
+        refusal.challenge().map(|challenge| challenge.to_header(offered))
     }
 
     fn note_names(&mut self, names: &Names) {

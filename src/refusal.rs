@@ -317,19 +317,30 @@ fn mapping_row(error: &MappingError) -> Row {
     }
 }
 
+const INVALID: &str = "error=\"invalid_token\", error_description=\"The access token is not valid for this service\"";
+
+/// The authentication schemes that a challenge is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// `Bearer`.
+    Bearer,
+    /// `Bearer`, and `DPoP` too.
+    Both,
+    /// `DPoP`, by which the client came.
+    Proof,
+}
+
 impl Challenge {
-    /// The header's value, to a client that may come `with_proof` of a key too.
-    pub fn to_header(&self, with_proof: bool) -> String {
+    /// The header's value, to a client that came, or may come, by schemes such as `offered`.
+    pub fn to_header(&self, offered: Offered) -> String {
         match self {
-            Self::Plain if with_proof => format!("Bearer, DPoP {PROOF_ALGORITHMS}"),
+            Self::Plain if offered == Offered::Both => format!("Bearer, DPoP {PROOF_ALGORITHMS}"),
             Self::Plain => "Bearer".into(),
             Self::InvalidProof => format!("DPoP error=\"invalid_dpop_proof\", {PROOF_ALGORITHMS}"),
             Self::ProofNonce => format!("DPoP error=\"use_dpop_nonce\", {PROOF_ALGORITHMS}"),
             Self::InvalidRequest => "Bearer error=\"invalid_request\"".into(),
-            Self::InvalidToken => {
-                "Bearer error=\"invalid_token\", error_description=\"The access token is not valid for this service\""
-                    .into()
-            }
+            Self::InvalidToken if offered == Offered::Proof => format!("DPoP {INVALID}, {PROOF_ALGORITHMS}"),
+            Self::InvalidToken => format!("Bearer {INVALID}"),
             Self::InsufficientScope(scope) => format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""),
         }
     }

@@ -31,11 +31,6 @@ impl Stamp {
     pub fn is_young(&self) -> bool {
         self.modified.elapsed().is_ok_and(|age| age < Duration::from_secs(2))
     }
-
-    /// Time since the file was last written.
-    pub fn age(&self) -> Duration {
-        self.modified.elapsed().unwrap_or_default()
-    }
 }
 
 /// The largest file that is read, in bytes.
@@ -68,22 +63,53 @@ impl Files {
         Ok(Stamp { modified: found.modified()?, bytes: found.len(), inode: found.ino() })
     }
 
-    /// Puts `text` in the place of `path`, whole or not at all; nobody but the owner may read it.
+    /// Puts `text` in the place of `path`, whole or not at all. A file that was there keeps its permissions; a new one is for
+    /// its owner alone.
     ///
     /// # Errors
     /// What the file system says; files in memory are not written.
     pub fn replace(&self, path: &Path, text: &str) -> io::Result<()> {
+        let path = self.real(path)?;
+        let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}", ulid::Ulid::generate()));
+        let new = folder.join(name);
+        // A name that nobody can have put there, so that nothing is written through a link.
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        let written = (|| {
+            if let Ok(before) = std::fs::metadata(&path) {
+                file.set_permissions(before.permissions())?;
+            }
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&new, &path)
+        })();
+        if written.is_err() {
+            let _ = std::fs::remove_file(&new);
+        }
+        written?;
+        File::open(folder)?.sync_all()
+    }
+
+    /// Does `work` while nobody else, in this process or another, does work on `path`.
+    ///
+    /// # Errors
+    /// What the file system says; files in memory are not locked.
+    pub fn locked<T>(&self, path: &Path, work: impl FnOnce() -> T) -> io::Result<T> {
+        let path = self.real(path)?;
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".lock");
+        let lock =
+            File::options().write(true).create(true).truncate(false).mode(0o600).open(path.with_file_name(name))?;
+        lock.lock()?;
+        Ok(work())
+    }
+
+    /// Where `path` is on disk; a link, as in a mounted volume, stays a link.
+    fn real(&self, path: &Path) -> io::Result<PathBuf> {
         let Self::Disk(root) = self else { return Err(io::ErrorKind::Unsupported.into()) };
         let path = root.join(path);
-        // A link, as in a mounted volume, stays a link.
-        let path = path.canonicalize().unwrap_or(path);
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let new = path.with_file_name(name);
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&new, &path)
+        Ok(path.canonicalize().unwrap_or(path))
     }
 
     /// The paths of the files in folder `path` that end in `.extension`, in order of name.

@@ -13,7 +13,7 @@ use std::{
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use self::tls::{TlsConfig, TlsFiles};
+use self::tls::{ClientCertificate, TlsConfig, TlsFiles};
 use crate::{
     base::{
         files::Files,
@@ -83,7 +83,7 @@ pub struct LimitsConfig {
     pub target_bytes_max: Option<Spanned<usize>>,
     /// Open connections. Default 10000.
     pub connections_max: Option<Spanned<usize>>,
-    /// Tokens that are remembered. Default 50000.
+    /// Tokens that are remembered. Default 30000.
     pub tokens_cached_max: Option<Spanned<u64>>,
     /// Bytes that are remembered of tokens, estimated. Default 134217728.
     pub token_cache_bytes_max: Option<Spanned<u64>>,
@@ -266,6 +266,14 @@ impl Loaded {
     fn proofs(&self) -> Result<ProofSettings, Problems> {
         let config = &self.config;
         let proofs = ProofSettings::compile(&config.origins, config.dpop_nonce_secret.as_ref(), &self.files)?;
+        let shows = self.config.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
+        let shows = shows.is_some_and(|shows| shows.value != ClientCertificate::Off);
+        let bound = config.issuers.value.iter().filter_map(|issuer| issuer.settings().certificate_binding.as_ref());
+        if let Some(bound) = bound.into_iter().find(|bound| !shows && bound.value != Binding::Off) {
+            return Err(Problem::at(bound, "no client shows a certificate, so no token bound to one can come in")
+                .fix("add `tls: { …, client_certificate: accepted }`")
+                .into());
+        }
         let asked = config.issuers.value.iter().filter_map(|issuer| issuer.settings().dpop.as_ref());
         match asked.into_iter().find(|asked| asked.value != Binding::Off) {
             Some(asked) if !proofs.has_origins() => {

@@ -292,7 +292,11 @@ routes:
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let inside = runtime.enter();
         let rules = Rules::compile(&loaded.config.issuers.value[0], &files).unwrap();
-        let sources = Sources { fetch: Arc::new(HttpFetch::new().unwrap()), files };
+        let sources = Sources {
+            clock: Arc::new(crate::base::clock::SystemClock),
+            fetch: Arc::new(HttpFetch::new().unwrap()),
+            files,
+        };
         let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources);
         drop(inside);
         let asked = std::cell::Cell::new(0);

@@ -40,9 +40,13 @@ const OURS: &str = "x-portcullis-";
 /// encoding has one reading.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-/// Fields by which a client could have the upstream read another request than the one that was authorised: another
-/// target or method, another origin.
-const MISLEADING: [&str; 9] = [
+/// Fields by which a client could have the upstream read another request than the one that was authorised (another target
+/// or method, another origin), or speak of its connection or its key, of which only we know (RFC 9440, RFC 9449).
+const MISLEADING: [&str; 13] = [
+    "client-cert",
+    "client-cert-chain",
+    "dpop",
+    "x-client-cert",
     "forwarded",
     "x-original-url",
     "x-rewrite-url",
@@ -55,7 +59,7 @@ const MISLEADING: [&str; 9] = [
 ];
 
 /// What the names of fields that speak of earlier hops start with.
-const EARLIER_HOPS: &str = "x-forwarded-";
+const EARLIER_HOPS: [&str; 3] = ["x-forwarded-", "x-ssl-", "ssl-client-"];
 
 /// Fields that frame or steer a message: none can carry an identity.
 const RESERVED: [HeaderName; 14] = [
@@ -162,7 +166,7 @@ impl Identity {
 impl Obligations {
     /// Whether a field of this name that the client sent must be removed.
     pub fn removes(&self, name: &HeaderName) -> bool {
-        if name == header::AUTHORIZATION || name == "dpop" {
+        if name == header::AUTHORIZATION {
             return !self.identity.forward_token;
         }
         if name == header::COOKIE {
@@ -172,7 +176,7 @@ impl Obligations {
             name.as_str().len() >= prefix.len() && same(name.as_str().bytes().take(prefix.len()), prefix)
         };
         starts_like(OURS)
-            || starts_like(EARLIER_HOPS)
+            || EARLIER_HOPS.iter().any(|hop| starts_like(hop))
             || MISLEADING.iter().any(|misleading| same(name.as_str().bytes(), misleading))
             || self.identity.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
     }
@@ -239,7 +243,8 @@ mod tests {
         let stays = |identity: Identity, name| {
             !Obligations { identity: Arc::new(identity), set: Vec::new() }.removes(&HeaderName::from_static(name))
         };
-        for (name, token, cookies) in [("authorization", true, false), ("dpop", true, false), ("cookie", false, true)] {
+        for (name, token, cookies) in [("authorization", true, false), ("dpop", false, false), ("cookie", false, true)]
+        {
             assert!(!stays(identity(), name), "{name}");
             assert_eq!(stays(Identity { forward_token: true, ..identity() }, name), token, "{name}");
             assert_eq!(stays(Identity { forward_cookies: true, ..identity() }, name), cookies, "{name}");

@@ -304,6 +304,7 @@ mod tests {
             }
         }
         println!("{asked} requests decided");
+        assert!(asked > 1_000, "only {asked} requests");
         assert!(wrong.is_empty(), "{} of {asked}: {wrong:#?}", wrong.len());
     }
 }

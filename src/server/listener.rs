@@ -165,7 +165,12 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
     }
     let peer = stream.peer_addr().ok();
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    let Some((mut stream, certificate)) = desk.open(stream).await else { return };
+    let opened = tokio::select! {
+        biased;
+        opened = desk.open(stream) => opened,
+        _ = stopped.changed() => return,
+    };
+    let Some((mut stream, certificate)) = opened else { return };
     stream.set_socket_digest(digest);
     loop {
         let head = tokio::select! {

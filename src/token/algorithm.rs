@@ -5,7 +5,7 @@ use jsonwebtoken::Algorithm as Backend;
 use serde::{Deserialize, de::IntoDeserializer};
 
 /// A signature algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of RFC 7518 and say it")]
 pub enum Algorithm {
     RS256,

@@ -2,6 +2,7 @@
 //! query or body.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::header;
 
 use super::TokenError;
@@ -93,9 +94,12 @@ impl<'a> RawToken<'a> {
         Fingerprint(bytes)
     }
 
-    /// Whether it has the three parts of a JWT, and the first begins as JSON does.
+    /// Whether it has the three parts of a JWT, and the first decodes to what begins as a JSON object does.
     pub(super) fn is_jwt_like(&self) -> bool {
-        self.0.starts_with("ey") && self.0.bytes().filter(|byte| *byte == b'.').count() == 2
+        let mut parts = self.0.split('.');
+        let header = parts.next().and_then(|header| URL_SAFE_NO_PAD.decode(header).ok());
+        let begins = header.is_some_and(|header| header.trim_ascii_start().starts_with(b"{"));
+        begins && parts.count() == 2
     }
 
     pub(super) const fn as_str(&self) -> &'a str {

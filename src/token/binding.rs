@@ -51,8 +51,8 @@ pub(super) struct Confirmation {
     pub(super) certificate: Option<Thumbprint>,
 }
 
-/// Proof that whoever sent a request may use its token: it is bound to nothing, or the sender holds what it is bound
-/// to. Only [`Issuers::possession`] makes one, for each request anew.
+/// Proof that whoever sent a request may use its token: it is not on the deny-list, and it is bound to nothing, or the
+/// sender holds what it is bound to. Only [`Issuers::possession`] makes one, for each request anew.
 #[derive(Debug)]
 pub struct Possession(());
 
@@ -90,7 +90,8 @@ fn thumbprint(text: &str) -> Option<Thumbprint> {
 }
 
 impl Issuers {
-    /// Whether the sender of `inbound` may use `token`, which it presented.
+    /// Whether the sender of `inbound` may use `token`, which it presented: it is not on the deny-list, and the sender holds
+    /// what it is bound to.
     ///
     /// # Errors
     /// [`TokenError`]: what it did not show.
@@ -101,12 +102,15 @@ impl Issuers {
         inbound: &Inbound<'_>,
         now: Timestamp,
     ) -> Result<Possession, TokenError> {
+        if self.denied.denies(token, now) {
+            return Err(TokenError::Revoked);
+        }
         match (presented.scheme, &token.confirmation.key) {
             (Scheme::Bearer, None) => {}
             (Scheme::Bearer, Some(_)) => return Err(TokenError::BindingUnchecked),
             (Scheme::Dpop, None) => return Err(TokenError::BindingMissing),
             (Scheme::Dpop, Some(key)) => {
-                self.proofs.check(inbound, &presented.fingerprint, key, &token.rules.binding, now)?;
+                self.proofs.check(inbound, &presented.fingerprint, key, token, now)?;
             }
         }
         match token.confirmation.certificate {

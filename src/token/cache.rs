@@ -21,7 +21,7 @@ pub struct CacheLimits {
 
 impl Default for CacheLimits {
     fn default() -> Self {
-        Self { tokens_max: 50_000, bytes_max: 128 * 1024 * 1024 }
+        Self { tokens_max: 30_000, bytes_max: 128 * 1024 * 1024 }
     }
 }
 

@@ -34,7 +34,7 @@ impl Rules {
         let leeway = problems.keep(bounded(settings.leeway_s.as_ref(), "leeway_s", 10, 0..=300));
         let lifetime_max = problems.keep(age(settings.lifetime_max_s.as_ref(), "lifetime_max_s"));
         let delegation_age_max = problems.keep(age(settings.delegation_age_max_s.as_ref(), "delegation_age_max_s"));
-        let binding = problems.keep(binding(settings));
+        let binding = problems.keep(binding(settings, leeway));
         problems.keep(settings.client_ids.as_ref().map_or(Ok(()), known_clients));
         problems.keep(settings.scope_prefix.as_ref().map_or(Ok(()), bounded_prefix));
         let user_issuer = problems.keep(user_issuer(settings));
@@ -50,7 +50,7 @@ impl Rules {
                 scope_prefix: settings.scope_prefix.as_ref().map(|prefix| prefix.value.clone()),
                 user_claim: user_claim?,
                 user_issuer: user_issuer?,
-                binding: BindingRules { leeway: Duration::from_secs(leeway?), ..binding? },
+                binding: binding?,
                 leeway: Duration::from_secs(leeway?),
                 lifetime_max: lifetime_max?,
                 delegation_age_max: delegation_age_max?,
@@ -120,15 +120,24 @@ fn user_claim(path: &Spanned<String>) -> Result<UserClaim, Problem> {
         .ok_or_else(|| Problem::at(path, "not the name of a claim").fix("write `claim`, or `outer.inner`"))
 }
 
-fn binding(settings: &IssuerSettings) -> Result<BindingRules, Problem> {
+fn binding(settings: &IssuerSettings, leeway: Option<u64>) -> Result<BindingRules, Problem> {
+    if settings.dpop.as_ref().is_none_or(|dpop| dpop.value == Binding::Off) {
+        let idle =
+            settings.dpop_proof_age_max_s.as_ref().map(|age| Problem::at(age, "`dpop_proof_age_max_s` without `dpop`"));
+        let idle = idle
+            .or_else(|| settings.dpop_nonce.as_ref().map(|nonce| Problem::at(nonce, "`dpop_nonce` without `dpop`")));
+        if let Some(idle) = idle {
+            return Err(idle.fix("no proof is asked for: add `dpop: accepted` or `required`, or remove this"));
+        }
+    }
     let age = bounded(settings.dpop_proof_age_max_s.as_ref(), "dpop_proof_age_max_s", 60, 1..=600)?;
     let how = |setting: &Option<Spanned<Binding>>| setting.as_ref().map_or(Binding::Off, |setting| setting.value);
     Ok(BindingRules {
         key: how(&settings.dpop),
         certificate: how(&settings.certificate_binding),
-        nonce: settings.dpop_nonce == NonceDemand::Required,
+        nonce: settings.dpop_nonce.as_ref().is_some_and(|nonce| nonce.value == NonceDemand::Required),
         proof_age_max: Duration::from_secs(age),
-        leeway: Duration::ZERO,
+        leeway: Duration::from_secs(leeway.unwrap_or_default()),
     })
 }
 

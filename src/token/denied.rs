@@ -2,13 +2,13 @@
 
 use std::{
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use tokio::{sync::Mutex, task::AbortHandle, time::sleep};
+use tokio::{task::AbortHandle, time::sleep};
 
 use super::{
     VerifiedToken,
@@ -24,14 +24,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub struct Denied {
     shared: Arc<Shared>,
     file: Option<DenyFile>,
-    /// Held while the file is being changed.
-    changing: Mutex<()>,
     watcher: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
 struct Shared {
     list: RwLock<Arc<Denials>>,
+    /// Held from reading the file to publishing what it says, so that no older list is published after a newer.
+    reading: Mutex<()>,
     /// Moves whenever the list changes. From 1, so that a token that was never cleared is never at it.
     epoch: AtomicU64,
     failing: AtomicU64,
@@ -72,8 +72,9 @@ impl Denied {
 
     fn new(list: Denials, file: Option<DenyFile>) -> Self {
         let list = RwLock::new(Arc::new(list));
-        let shared = Arc::new(Shared { list, epoch: AtomicU64::new(1), failing: AtomicU64::new(0) });
-        Self { shared, file, changing: Mutex::new(()), watcher: None }
+        let (epoch, failing) = (AtomicU64::new(1), AtomicU64::new(0));
+        let shared = Arc::new(Shared { list, reading: Mutex::new(()), epoch, failing });
+        Self { shared, file, watcher: None }
     }
 
     /// Whether `token` is denied. Cheap while the list has not changed since the token was last found not to be.
@@ -103,7 +104,7 @@ impl Denied {
     /// Adds an entry to the file. It is in force when this returns.
     ///
     /// # Errors
-    /// [`ChangeError`]; nothing has changed then.
+    /// [`ChangeError`].
     pub async fn add(&self, entry: Entry) -> Result<EntryId, ChangeError> {
         self.change(move |file| file.add(&entry)).await
     }
@@ -111,7 +112,7 @@ impl Denied {
     /// Removes the entries of this name from the file; gives how many there were.
     ///
     /// # Errors
-    /// [`ChangeError`]; nothing has changed then.
+    /// [`ChangeError`].
     pub async fn remove(&self, id: String) -> Result<usize, ChangeError> {
         self.change(move |file| file.remove(&id)).await
     }
@@ -121,12 +122,15 @@ impl Denied {
         change: impl FnOnce(&DenyFile) -> Result<T, DenyListError> + Send + 'static,
     ) -> Result<T, ChangeError> {
         let file = self.file.clone().ok_or(ChangeError::NoList)?;
-        let _changing = self.changing.lock().await;
         let shared = self.shared.clone();
+        // It goes on to its end even when whoever asked for it goes away.
         let changed = tokio::task::spawn_blocking(move || {
-            let outcome = change(&file)?;
-            shared.publish(file.read()?);
-            Ok(outcome)
+            file.files.locked(&file.path, || {
+                let outcome = change(&file)?;
+                let _reading = shared.reading.lock().unwrap_or_else(PoisonError::into_inner);
+                shared.publish(file.read()?);
+                Ok(outcome)
+            })?
         });
         let broken = |error| Err(DenyListError::File(std::io::Error::other(error)));
         Ok(changed.await.unwrap_or_else(broken)?)
@@ -164,6 +168,7 @@ async fn watch(file: DenyFile, shared: Arc<Shared>) {
             if stamp.is_some() && stamp == last && !stamp.as_ref().is_some_and(Stamp::is_young) {
                 return stamp;
             }
+            let _reading = into.reading.lock().unwrap_or_else(PoisonError::into_inner);
             let outcome = look.read();
             match outcome {
                 Ok(list) if list.entries() == into.list().entries() => into.failing.store(0, Ordering::Release),

@@ -1,6 +1,8 @@
 //! DPoP proofs (RFC 9449 section 4.3): a JWT, made for one request, by which its sender shows to hold the key that the
 //! token is bound to.
 
+use std::time::Instant;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderName;
@@ -9,9 +11,9 @@ use serde_saphyr::Spanned;
 use url::{Origin, Url};
 
 use super::{
-    RawToken, TokenError,
+    RawToken, TokenError, VerifiedToken,
     bearer::Fingerprint,
-    binding::{BindingRules, Thumbprint},
+    binding::{Binding, Thumbprint},
     claims::Claims,
     jwks::Key,
     jws::Jws,
@@ -98,12 +100,13 @@ pub(super) struct Proofs {
 impl Proofs {
     /// Remembers proofs for as long as any of `rules` lets one be valid.
     pub(super) fn new(settings: ProofSettings, rules: &[Rules]) -> Self {
-        let valid = |rules: &Rules| rules.binding.proof_age_max.saturating_add(rules.binding.leeway);
-        let horizon = rules.iter().map(valid).max().unwrap_or_default();
+        let bound = rules.iter().map(|rules| rules.binding).filter(|binding| binding.key != Binding::Off);
+        let valid = bound.map(|binding| binding.proof_age_max.saturating_add(binding.leeway));
+        let horizon = valid.max().unwrap_or_default();
         Self { origins: settings.origins, seen: Replays::new(horizon), nonces: settings.nonces }
     }
 
-    /// Checks that `inbound` holds a proof of `key`, made for it and for the token of this digest.
+    /// Checks that `inbound` holds a proof of `key`, made for it and for the token of this digest, which is `bound` to it.
     ///
     /// # Errors
     /// `ProofMissing`, `ProofInvalid`, `ProofNonceMissing` with a nonce to use, `ProofReplayed` or `ProofsUnchecked`.
@@ -112,9 +115,10 @@ impl Proofs {
         inbound: &Inbound<'_>,
         token: &Fingerprint,
         key: &Thumbprint,
-        rules: &BindingRules,
+        bound: &VerifiedToken,
         now: Timestamp,
     ) -> Result<(), TokenError> {
+        let rules = &bound.rules.binding;
         let field = only(inbound.headers(), &DPOP).map_err(|_| TokenError::ProofInvalid)?;
         let field = field.ok_or(TokenError::ProofMissing)?;
         let claims = RawToken::parse(field.as_bytes()).and_then(|proof| signed_by(proof, key));
@@ -134,7 +138,8 @@ impl Proofs {
             return Err(TokenError::ProofNonceMissing(self.nonces.present(now)));
         }
         // Last, so that only good proofs take room.
-        match self.seen.sight(proof_id(key, jti.as_str()), now) {
+        let agent = format!("{} {}", bound.issuer(), bound.client().as_str());
+        match self.seen.sight(proof_id(key, jti.as_str()), &agent, Instant::now()) {
             Sighting::First => Ok(()),
             Sighting::Again => Err(TokenError::ProofReplayed),
             Sighting::NoRoom => Err(TokenError::ProofsUnchecked),

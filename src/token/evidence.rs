@@ -106,10 +106,7 @@ fn introspection(settings: &IssuerSettings, files: &Files) -> Result<Introspecti
     let mut problems = Problems::default();
     let issuer = &settings.issuer;
     let endpoint = problems.keep(match &settings.introspection_uri {
-        Some(uri) => fetchable(uri, transport(settings)).ok_or_else(|| {
-            Problem::at(uri, format!("`{}` cannot be asked", uri.value))
-                .fix("use an https URL; http is for loopback addresses only, unless you must: `transport: accept_plain_http`")
-        }),
+        Some(uri) => fetchable(uri, transport(settings), "cannot be asked"),
         None => Err(Problem::at(issuer, "nothing says where this issuer is asked about tokens")
             .fix("give `introspection_uri`, which its metadata calls `introspection_endpoint`")),
     });
@@ -174,17 +171,18 @@ const fn transport(settings: &IssuerSettings) -> Transport {
     }
 }
 
-fn fetchable(uri: &Spanned<String>, transport: Transport) -> Option<Url> {
-    Url::parse(&uri.value).ok().filter(|url| transport.admits(url))
+fn fetchable(uri: &Spanned<String>, transport: Transport, cannot: &str) -> Result<Url, Problem> {
+    Url::parse(&uri.value).ok().filter(|url| transport.admits(url)).ok_or_else(|| {
+        Problem::at(uri, format!("`{}` {cannot}", uri.value)).fix(
+            "use an https URL; http is for loopback addresses only, unless you must: `transport: accept_plain_http`",
+        )
+    })
 }
 
 fn key_source(settings: &IssuerSettings, files: &Files) -> Result<KeySource, Problem> {
     let transport = transport(settings);
     match (&settings.jwks_uri, &settings.jwks_file, &settings.jwks) {
-        (Some(uri), None, None) => fetchable(uri, transport).map(KeySource::Url).ok_or_else(|| {
-            Problem::at(uri, format!("keys cannot be fetched from `{}`", uri.value))
-                .fix("use an https URL; http is for loopback addresses only, unless you must: `transport: accept_plain_http`")
-        }),
+        (Some(uri), None, None) => fetchable(uri, transport, "is no place to fetch keys from").map(KeySource::Url),
         (None, Some(file), None) => {
             let text = files.read(&file.value).map_err(|error| {
                 Problem::at(file, format!("cannot read `{}`: {error}", file.value.display()))
@@ -201,8 +199,17 @@ fn key_source(settings: &IssuerSettings, files: &Files) -> Result<KeySource, Pro
         }
         (None, None, None) => {
             let issuer = issuer_url(&settings.issuer, transport)?;
-            let metadata = format!("{}/.well-known/openid-configuration", issuer.as_str().trim_end_matches('/'));
-            let metadata = Url::parse(&metadata).map_err(|error| Problem::at(&settings.issuer, error.to_string()))?;
+            // OpenID Connect Discovery 1.0 section 4.1, RFC 8414 section 3.1.
+            let path = issuer.path().trim_end_matches('/');
+            let metadata = [
+                format!("{path}/.well-known/openid-configuration"),
+                format!("/.well-known/oauth-authorization-server{path}"),
+            ];
+            let metadata = metadata.map(|path| {
+                let mut url = issuer.clone();
+                url.set_path(&path);
+                url
+            });
             Ok(KeySource::Discovery { issuer: settings.issuer.value.clone(), metadata, transport })
         }
         (uri, file, keys) => {

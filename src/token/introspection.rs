@@ -4,11 +4,12 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use moka::sync::Cache;
 use serde_json::{Map, Value};
 use tokio::{sync::Semaphore, time::timeout};
 use url::{Url, form_urlencoded};
@@ -28,10 +29,19 @@ use crate::base::{
 };
 
 /// Tokens that are remembered to be of no use.
-const INACTIVE_MAX: u64 = 10_000;
+const USELESS_MAX: u64 = 10_000;
 
 /// For how long at most.
-const INACTIVE_FOR_MAX: Duration = Duration::from_secs(10);
+const USELESS_FOR_MAX: Duration = Duration::from_secs(10);
+
+/// Tokens that are remembered to have been good, so that a flood of strange ones does not hold up questions about them.
+const GOOD_MAX: u64 = 100_000;
+
+/// For how long.
+const GOOD_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// The largest answer that is taken, in bytes.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// How an issuer is asked; compiled.
 #[derive(Clone, Debug)]
@@ -49,7 +59,7 @@ pub struct Introspection {
 }
 
 /// How an introspector fares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct IntrospectionState {
     /// Tokens said to be active.
     pub active: u64,
@@ -59,14 +69,27 @@ pub struct IntrospectionState {
     pub failed: u64,
 }
 
+impl IntrospectionState {
+    pub(super) const fn plus(self, other: Self) -> Self {
+        Self {
+            active: self.active.saturating_add(other.active),
+            inactive: self.inactive.saturating_add(other.inactive),
+            failed: self.failed.saturating_add(other.failed),
+        }
+    }
+}
+
 /// Asks one issuer.
 pub(super) struct Introspector {
     pub(super) rules: Arc<Rules>,
     how: Introspection,
     fetch: Arc<dyn Fetch>,
-    places: Semaphore,
-    inactive: moka::sync::Cache<Fingerprint, ()>,
+    /// Places for questions about strange tokens, and about those that were good before.
+    places: [Semaphore; 2],
+    good: Cache<Fingerprint, ()>,
+    useless: Cache<Fingerprint, TokenError>,
     counts: [AtomicU64; 3],
+    failing: AtomicBool,
 }
 
 impl std::fmt::Debug for Introspector {
@@ -82,6 +105,8 @@ enum Unclear {
     Fetch(#[from] FetchError),
     #[error("the answer is not one JSON object with a boolean `active`")]
     NoAnswer,
+    #[error("the answer is larger than {ANSWER_BYTES_MAX} bytes")]
+    TooLarge,
     #[error("more questions under way than are allowed")]
     Busy,
     #[error("the assertion cannot be signed")]
@@ -90,10 +115,20 @@ enum Unclear {
 
 impl Introspector {
     pub(super) fn new(rules: Arc<Rules>, how: Introspection, fetch: Arc<dyn Fetch>) -> Self {
-        let lifetime = how.cache_max.min(INACTIVE_FOR_MAX);
-        let inactive = moka::sync::Cache::builder().max_capacity(INACTIVE_MAX).time_to_live(lifetime).build();
-        let places = Semaphore::new(how.places);
-        Self { rules, how, fetch, places, inactive, counts: Default::default() }
+        let places = [Semaphore::new(how.places), Semaphore::new(how.places)];
+        Self {
+            good: Cache::builder().max_capacity(GOOD_MAX).time_to_live(GOOD_FOR).build(),
+            useless: Cache::builder()
+                .max_capacity(USELESS_MAX)
+                .time_to_live(how.cache_max.min(USELESS_FOR_MAX))
+                .build(),
+            rules,
+            how,
+            fetch,
+            places,
+            counts: Default::default(),
+            failing: AtomicBool::new(false),
+        }
     }
 
     /// How many bytes of `token` say that it is this issuer's: none, where it takes whatever is not another's.
@@ -107,68 +142,89 @@ impl Introspector {
         IntrospectionState { active, inactive, failed }
     }
 
-    /// Asks what `token` means, and checks what is said.
+    /// Asks what `token` means, and checks what is said. What is said clearly is remembered for a while, if it is no.
     pub(super) async fn verify(&self, token: RawToken<'_>, now: Timestamp) -> Result<VerifiedToken, TokenError> {
         let fingerprint = token.fingerprint();
-        if self.inactive.contains_key(&fingerprint) {
-            return Err(TokenError::Inactive);
+        if let Some(refused) = self.useless.get(&fingerprint) {
+            return Err(refused);
         }
-        let answer = self.ask(token, now).await;
         let [active, inactive, failed] = &self.counts;
-        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
-        match answer {
-            Ok(Some(claims)) => {
-                count(active);
-                self.check(claims, token, now)
+        let outcome = match self.ask(token, &fingerprint, now).await {
+            Err(unclear) => {
+                failed.fetch_add(1, Ordering::Relaxed);
+                self.note_failure(&unclear);
+                return Err(TokenError::IntrospectionUnavailable);
             }
             Ok(None) => {
-                count(inactive);
-                self.inactive.insert(fingerprint, ());
+                inactive.fetch_add(1, Ordering::Relaxed);
                 Err(TokenError::Inactive)
             }
-            Err(unclear) => {
-                count(failed);
-                tracing::warn!(issuer = %self.rules.issuer, error = %unclear, "introspection failed");
-                Err(TokenError::IntrospectionUnavailable)
+            Ok(Some((claims, size))) => {
+                active.fetch_add(1, Ordering::Relaxed);
+                self.check(claims, size, now)
             }
+        };
+        if self.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!(issuer = %self.rules.issuer, "introspection works again");
+        }
+        match &outcome {
+            Ok(_) => self.good.insert(fingerprint, ()),
+            Err(refused) => self.useless.insert(fingerprint, *refused),
+        }
+        outcome
+    }
+
+    /// One line when it begins: how often it happens is counted.
+    fn note_failure(&self, unclear: &Unclear) {
+        if !matches!(unclear, Unclear::Busy) && !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(issuer = %self.rules.issuer, error = %unclear, "introspection fails");
         }
     }
 
-    /// The claims of an active token; `None` for another.
-    async fn ask(&self, token: RawToken<'_>, now: Timestamp) -> Result<Option<Map<String, Value>>, Unclear> {
-        let _place = self.places.try_acquire().map_err(|_| Unclear::Busy)?;
+    /// The claims of an active token, and the bytes of the answer; `None` for another.
+    async fn ask(
+        &self,
+        token: RawToken<'_>,
+        fingerprint: &Fingerprint,
+        now: Timestamp,
+    ) -> Result<Option<(Map<String, Value>, usize)>, Unclear> {
+        let [strange, familiar] = &self.places;
+        let places = if self.good.contains_key(fingerprint) { familiar } else { strange };
+        let place = timeout(self.how.patience, places.acquire()).await;
+        let _place = place.ok().and_then(Result::ok).ok_or(Unclear::Busy)?;
         let credentials = self.how.client.credentials(&self.rules.issuer, now).ok_or(Unclear::NoAssertion)?;
         let form = form(token, &credentials);
         let authorization = credentials.authorization.as_ref();
         let ask = Ask { url: &self.how.endpoint, form: Some(&form), authorization };
         let late = FetchError::TimedOut(self.how.patience.as_millis());
         let answer = timeout(self.how.patience, self.fetch.fetch(ask)).await.unwrap_or(Err(late))?;
+        let size = answer.body.len();
+        if size > ANSWER_BYTES_MAX {
+            return Err(Unclear::TooLarge);
+        }
         let claims = json::parse_object(&answer.body).map_err(|_| Unclear::NoAnswer)?;
         match claims.get("active") {
-            Some(Value::Bool(true)) => Ok(Some(claims)),
+            Some(Value::Bool(true)) => Ok(Some((claims, size))),
             Some(Value::Bool(false)) => Ok(None),
             _ => Err(Unclear::NoAnswer),
         }
     }
 
-    fn check(
-        &self,
-        claims: Map<String, Value>,
-        token: RawToken<'_>,
-        now: Timestamp,
-    ) -> Result<VerifiedToken, TokenError> {
+    fn check(&self, claims: Map<String, Value>, size: usize, now: Timestamp) -> Result<VerifiedToken, TokenError> {
         let read = Claims(&claims);
         if read.text("iss")?.is_some_and(|issuer| issuer != self.rules.issuer) {
             return Err(TokenError::IssuerUnknown);
         }
         // An issuer may be asked about its refresh tokens too, and call them active (RFC 7662 section 4).
-        let is_access = |kind: &str| ["bearer", "dpop"].iter().any(|access| kind.eq_ignore_ascii_case(access));
-        if !read.text("token_type")?.is_some_and(is_access) {
+        let kind = read.text("token_type")?.map(str::to_ascii_lowercase);
+        if !matches!(kind.as_deref(), Some("bearer" | "dpop")) {
             return Err(TokenError::UseWrong);
         }
-        let until = now.later(self.how.cache_max);
-        let signed = Signed { claims, size: token.as_str().len(), generation: 0, until: Some(until) };
-        self.rules.check(signed, None, now)
+        let until = Some(now.later(self.how.cache_max));
+        let verified = self.rules.check(Signed { claims, size, generation: 0, until }, None, now)?;
+        // An issuer may say that a token is bound and leave out to what.
+        let is_bound = verified.confirmation.key.is_some();
+        if kind.as_deref() == Some("dpop") && !is_bound { Err(TokenError::BindingUnchecked) } else { Ok(verified) }
     }
 }
 

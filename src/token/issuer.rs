@@ -113,8 +113,7 @@ pub struct IssuerSettings {
     /// Whether its tokens are bound to a key that a DPoP proof must show. Default off.
     pub dpop: Option<Spanned<Binding>>,
     /// Whether a DPoP proof must hold a nonce of ours. Default off.
-    #[serde(default)]
-    pub dpop_nonce: NonceDemand,
+    pub dpop_nonce: Option<Spanned<NonceDemand>>,
     /// Seconds for which a DPoP proof holds after it was made. Default 60.
     pub dpop_proof_age_max_s: Option<Spanned<u64>>,
     /// Whether its tokens are bound to a client certificate. Default off.

@@ -1,6 +1,9 @@
 //! The issuers whose tokens are believed, at work: each with its keys, or with an address to ask at.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use serde_json::Value;
 
@@ -46,10 +49,10 @@ impl Trust {
 pub struct Issuers {
     /// Those that sign, by `iss`.
     signing: HashMap<String, Signing>,
-    /// Those that are asked, the one with the longest prefix first.
+    /// Those that are asked.
     asked: Vec<Introspector>,
     pub(super) proofs: Proofs,
-    denied: Denied,
+    pub(super) denied: Denied,
 }
 
 #[derive(Debug)]
@@ -85,11 +88,10 @@ impl Issuers {
     /// # Errors
     /// [`TokenError`], the first that applies.
     pub async fn verify(&self, token: RawToken<'_>, now: Timestamp) -> Result<VerifiedToken, TokenError> {
-        let verified = match self.introspector(token) {
-            Some(introspector) => introspector.verify(token, now).await?,
-            None => self.verify_signed(token, now).await?,
-        };
-        if self.denied.denies(&verified, now) { Err(TokenError::Revoked) } else { Ok(verified) }
+        match self.introspector(token) {
+            Some(introspector) => introspector.verify(token, now).await,
+            None => self.verify_signed(token, now).await,
+        }
     }
 
     /// Who is to be asked about `token`: whose prefix it has, or who takes whatever has none and is no JWT.
@@ -123,16 +125,12 @@ impl Issuers {
     }
 
     /// Whether what was verified earlier would still be: not expired, by an issuer of ours, and under the same keys.
-    ///
-    /// # Errors
-    /// `Revoked` when it is on the deny-list now.
-    pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> Result<bool, TokenError> {
+    pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> bool {
         let same_rules = |rules: &Arc<Rules>| Arc::ptr_eq(rules, &token.rules);
         let signed = self.signing.get(token.issuer());
         let vouched = signed.is_some_and(|it| same_rules(&it.rules) && it.keys.generation() == token.generation)
             || self.asked.iter().any(|it| same_rules(&it.rules));
-        let holds = token.expires > now && vouched;
-        if holds && self.denied.denies(token, now) { Err(TokenError::Revoked) } else { Ok(holds) }
+        token.expires > now && vouched
     }
 
     /// What is refused although everything about it is right.
@@ -156,9 +154,14 @@ impl Issuers {
         self.signing.iter().map(|(name, issuer)| (name.as_str(), issuer.keys.state()))
     }
 
-    /// How each issuer that is asked answers.
-    pub fn introspections(&self) -> impl Iterator<Item = (&str, IntrospectionState)> {
-        self.asked.iter().map(|it| (it.rules.issuer.as_str(), it.state()))
+    /// How each issuer that is asked answers, whatever the tokens begin with.
+    pub fn introspections(&self) -> BTreeMap<&str, IntrospectionState> {
+        let mut sums: BTreeMap<&str, IntrospectionState> = BTreeMap::new();
+        for introspector in &self.asked {
+            let sum = sums.entry(introspector.rules.issuer.as_str()).or_default();
+            *sum = sum.plus(introspector.state());
+        }
+        sums
     }
 
     /// Waits until every issuer's keys were fetched once, well or badly.

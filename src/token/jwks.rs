@@ -1,6 +1,8 @@
 //! A JSON Web Key Set (RFC 7517), key by key: what can verify is kept, what cannot is skipped with a reason, and one
 //! odd key never voids the set.
 
+use std::collections::HashSet;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::DecodingKey;
@@ -85,6 +87,14 @@ impl KeySet {
             Some(kid) => key.kid.as_deref() == Some(kid) && key.fits(algorithm),
             None => only && key.fits(algorithm),
         })
+    }
+
+    /// Whether both hold the same keys, in whatever order, for the same uses.
+    pub(super) fn same_as(&self, other: &Self) -> bool {
+        let uses = |set: &Self| -> HashSet<_> {
+            set.keys.iter().map(|key| (key.kid.clone(), key.thumbprint, key.algorithm)).collect()
+        };
+        uses(self) == uses(other)
     }
 
     /// How many keys are usable.

@@ -100,12 +100,17 @@ mod tests {
 
     use super::*;
 
+    /// Vectors of Wycheproof on which implementations may differ.
+    const DEBATABLE_MAX: usize = 6;
+
     fn rows(set: &str) -> Vec<Value> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpora").join(set);
-        let Ok(text) = std::fs::read_to_string(&path) else {
+        if !path.parent().is_some_and(Path::exists) {
             println!("SKIPPED: no {}", path.display());
             return Vec::new();
-        };
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() > 30, "{} holds next to nothing", path.display());
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
@@ -120,11 +125,15 @@ mod tests {
     fn the_wycheproof_vectors_are_judged_right() {
         // Byte for byte the valid tc357; an illegal `?` in base64url.
         let known_bad = ["tc367", "tc370", "tc372", "tc373"].map(|tc| format!("json_web_signature_test/{tc}"));
-        let mut wrong = Vec::new();
+        let (mut wrong, mut debatable) = (Vec::new(), Vec::new());
         let (mut judged, mut accepted) = (0, 0);
         for row in rows("wycheproof/jws_flat.jsonl") {
             let (id, expect) = (row["id"].as_str().unwrap(), row["expect_proxy_no_oct"].as_str().unwrap());
-            if expect == "debatable" || known_bad.iter().any(|bad| bad == id) {
+            if known_bad.iter().any(|bad| bad == id) {
+                continue;
+            }
+            if expect == "debatable" {
+                debatable.push(id.to_owned());
                 continue;
             }
             let is = is_signed(row["jws"].as_str().unwrap_or_default(), &row["jwks"]);
@@ -134,7 +143,8 @@ mod tests {
                 wrong.push(format!("{id} {} {}: {expect}", row["group"], row["comment"]));
             }
         }
-        println!("{judged} vectors judged, {accepted} accepted");
+        println!("{judged} vectors judged, {accepted} accepted; left out as debatable: {debatable:?}");
+        assert!(debatable.len() <= DEBATABLE_MAX, "{debatable:?}");
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
 

@@ -7,6 +7,7 @@ use url::{Host, Url};
 
 use super::jwks::{JwksError, KeySet};
 use crate::base::{
+    clock::Clock,
     fetch::{Ask, Document, Fetch, FetchError, Transport},
     files::Files,
     json,
@@ -21,8 +22,8 @@ pub enum KeySource {
     Discovery {
         /// The issuer, exactly as tokens and metadata must name it.
         issuer: String,
-        /// Where the metadata is.
-        metadata: Url,
+        /// Where the metadata may be, in this order.
+        metadata: [Url; 2],
         /// How the key set may be fetched.
         transport: Transport,
     },
@@ -63,6 +64,8 @@ pub enum SourceError {
 /// What rings read from.
 #[derive(Clone)]
 pub struct Sources {
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
     /// Dials out.
     pub fetch: Arc<dyn Fetch>,
     /// Reads files.
@@ -75,7 +78,23 @@ impl std::fmt::Debug for Sources {
     }
 }
 
+impl SourceError {
+    /// Whether the issuer says, in a well-formed key set, that it has no key that can be used.
+    pub(super) const fn is_withdrawal(&self) -> bool {
+        matches!(self, Self::Jwks(JwksError::NoneUsable(_)))
+    }
+}
+
 impl KeySource {
+    /// What the source is known by, where its keys are kept for a while.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Url(url) | Self::Discovery { metadata: [url, _], .. } => url.to_string(),
+            Self::File(path) => path.display().to_string(),
+            Self::Inline(_) => "inline".into(),
+        }
+    }
+
     /// Gets the key set once; each document within `limit`.
     ///
     /// # Errors
@@ -88,12 +107,20 @@ impl KeySource {
         let document = match self {
             Self::Url(url) => get(url).await?,
             Self::File(path) => {
+                let (files, read) = (sources.files.clone(), path.clone());
+                let text = tokio::task::spawn_blocking(move || files.read(&read)).await;
                 let failed = |error| SourceError::File { path: path.clone(), error };
-                Document { body: sources.files.read(path).map_err(failed)?.into_bytes(), fresh_for: None }
+                let text = text.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(failed)?;
+                Document { body: text.into_bytes(), fresh_for: None }
             }
             Self::Inline(text) => Document { body: text.clone().into_bytes(), fresh_for: None },
             Self::Discovery { issuer, metadata, transport } => {
-                let found = json::parse_object(&get(metadata).await?.body)?;
+                let [metadata, other] = metadata;
+                let (metadata, found) = match get(metadata).await {
+                    Err(FetchError::Status(_)) => (other, get(other).await?),
+                    found => (metadata, found?),
+                };
+                let found = json::parse_object(&found.body)?;
                 if found.get("issuer").and_then(|named| named.as_str()) != Some(issuer) {
                     return Err(SourceError::OtherIssuer);
                 }

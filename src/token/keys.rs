@@ -6,7 +6,6 @@
 //! the ring tries again by itself, after one second first and then ever more.
 
 use std::{
-    borrow::Cow,
     path::PathBuf,
     sync::{
         Arc,
@@ -16,8 +15,6 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use serde::Deserialize;
-use serde_json::json;
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
@@ -26,6 +23,7 @@ use tokio::{
 
 use super::{
     jwks::KeySet,
+    key_copy::KeyCopy,
     key_source::{KeySource, SourceError, Sources},
 };
 use crate::base::fetch::Document;
@@ -106,7 +104,6 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    document: Vec<u8>,
     keys: Option<Arc<KeySet>>,
     fetched: Option<Instant>,
     /// How old the keys were when they were fetched: more than nothing when they came from the copy.
@@ -123,7 +120,14 @@ impl KeyRing {
         let shared =
             Arc::new(Shared { state: watch::Sender::default(), wanted: Notify::new(), generation: AtomicU64::new(0) });
         let absent = moka::sync::Cache::builder().max_capacity(ABSENT_MAX).time_to_live(settings.absent).build();
-        let keeper = Keeper { name, source, sources, settings: settings.clone(), shared: shared.clone() };
+        let kept = |path: &PathBuf| KeyCopy {
+            path: path.clone(),
+            issuer: name.clone(),
+            source: source.name(),
+            sources: sources.clone(),
+        };
+        let copy = settings.copy.as_ref().map(kept);
+        let keeper = Keeper { name, source, sources, settings: settings.clone(), copy, shared: shared.clone() };
         let task = tokio::spawn(keeper.keep()).abort_handle();
         Self { shared, settings, absent, task }
     }
@@ -197,6 +201,15 @@ impl State {
         self.keys.as_ref().filter(|_| fresh)
     }
 
+    /// Puts keys of this age in place; whether they are others than before.
+    fn put(&mut self, keys: KeySet, age: Duration) -> bool {
+        let changed = self.keys.as_ref().is_none_or(|before| !before.same_as(&keys));
+        self.keys = Some(Arc::new(keys));
+        self.fetched = Some(Instant::now());
+        self.age_then = age;
+        changed
+    }
+
     /// Since the keys were fetched well.
     fn age(&self) -> Option<Duration> {
         self.fetched.map(|at| at.elapsed().saturating_add(self.age_then))
@@ -223,31 +236,31 @@ impl Shared {
         age.map_or(Duration::MAX, |age| settings.stale_max.saturating_sub(age)).max(Duration::from_millis(10))
     }
 
-    /// Notes the end of a fetch. The generation moves only after the new keys are in place, or the old ones gone.
-    fn publish(&self, outcome: Result<(Document, KeySet), SourceError>, settings: &Settings) {
-        let mut changed = false;
-        self.state.send_modify(|state| {
+    /// Notes the end of a fetch.
+    fn publish(&self, outcome: Result<KeySet, ()>) {
+        self.change(|state| {
             state.attempts = state.attempts.saturating_add(1);
             state.attempted = Some(Instant::now());
             state.failing = outcome.is_err();
             match outcome {
-                Ok((document, keys)) => {
-                    changed = state.document != document.body;
-                    state.document = document.body;
-                    state.keys = Some(Arc::new(keys));
-                    state.fetched = state.attempted;
-                    state.age_then = Duration::ZERO;
-                }
-                Err(_) => {
+                Ok(keys) => state.put(keys, Duration::ZERO),
+                Err(()) => {
                     state.failures = state.failures.saturating_add(1);
-                    if state.keys.is_some() && state.current(settings).is_none() {
-                        changed = true;
-                        state.document.clear();
-                        state.keys = None;
-                    }
+                    false
                 }
             }
         });
+    }
+
+    /// Lets go of keys: all, or those that are too old to serve.
+    fn drop_keys(&self, is_due: impl Fn(&State) -> bool) {
+        self.change(|state| is_due(state) && state.keys.take().is_some());
+    }
+
+    /// The generation moves only after the new keys are in place, or the old ones gone.
+    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+        let mut changed = false;
+        self.state.send_modify(|state| changed = change(state));
         if changed {
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
@@ -260,6 +273,7 @@ struct Keeper {
     source: KeySource,
     sources: Sources,
     settings: Settings,
+    copy: Option<KeyCopy>,
     shared: Arc<Shared>,
 }
 
@@ -268,78 +282,61 @@ impl Keeper {
         let settings = &self.settings;
         let mut retry = RETRY_FIRST;
         loop {
+            self.shared.drop_keys(|state| state.current(settings).is_none());
             let outcome = self.source.load(&self.sources, settings.fetch_timeout).await;
             let pause = match &outcome {
                 Ok((document, keys)) => {
-                    self.note(keys, document);
+                    self.note(document, keys).await;
                     retry = RETRY_FIRST;
                     // Keys are fetched again well before they are too old to serve.
                     let longest = settings.refresh_interval.min(settings.stale_max.div_f64(2.0));
                     document.fresh_for.map_or(longest, |fresh| fresh.max(settings.cooldown).min(longest))
                 }
                 Err(error) => {
-                    self.warn(error);
-                    self.recall();
+                    self.warn(error).await;
                     let pause = retry.min(settings.refresh_interval).min(self.shared.fresh_for(settings));
                     retry = retry.saturating_mul(2).min(RETRY_MAX);
                     pause
                 }
             };
-            self.shared.publish(outcome, settings);
+            self.shared.publish(outcome.map(|(_, keys)| keys).map_err(|_| ()));
             wait_for_next(pause, settings.cooldown, &self.shared.wanted).await;
         }
     }
 
-    fn note(&self, keys: &KeySet, document: &Document) {
+    async fn note(&self, document: &Document, keys: &KeySet) {
         tracing::debug!(issuer = %self.name, keys = keys.len(), "keys fetched");
-        if self.shared.state.borrow().document != document.body && !keys.skipped().is_empty() {
+        let skipped = self.shared.state.borrow().keys.as_ref().map_or_else(Vec::new, |keys| keys.skipped().to_vec());
+        if skipped != keys.skipped() {
             tracing::warn!(issuer = %self.name, skipped = ?keys.skipped(), "the key set holds keys that cannot be used");
         }
-        if let Some(copy) = self.settings.copy.clone() {
-            let (name, files) = (self.name.clone(), self.sources.files.clone());
-            let text = json!({ "issuer": name, "keys": String::from_utf8_lossy(&document.body) }).to_string();
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = files.replace(&copy, &text) {
-                    tracing::warn!(issuer = %name, %error, "the copy of the keys cannot be written");
-                }
-            });
+        if let Some(copy) = &self.copy {
+            copy.keep(String::from_utf8_lossy(&document.body).into_owned()).await;
         }
     }
 
-    fn warn(&self, error: &SourceError) {
+    async fn warn(&self, error: &SourceError) {
         let age = self.shared.state.borrow().age().map(|age| age.as_secs());
         tracing::warn!(issuer = %self.name, %error, keys_age_s = age, "keys could not be fetched");
+        let Some(copy) = &self.copy else { return self.withdraw(error) };
+        if error.is_withdrawal() {
+            copy.keep(NO_KEYS.to_owned()).await;
+        } else if self.shared.state.borrow().keys.is_none()
+            && let Some((keys, age)) = copy.recall(self.settings.stale_max).await
+        {
+            self.shared.change(|state| state.put(keys, age));
+        }
+        self.withdraw(error);
     }
 
-    /// Takes the keys from the copy, where there are none and the copy is not too old.
-    fn recall(&self) {
-        let Some(copy) = self.settings.copy.as_ref().filter(|_| self.shared.state.borrow().keys.is_none()) else {
-            return;
-        };
-        let age = self.sources.files.stamp(copy).map(|stamp| stamp.age()).unwrap_or(Duration::MAX);
-        let text = self.sources.files.read(copy).ok().filter(|_| age < self.settings.stale_max).unwrap_or_default();
-        let kept: Option<Copy<'_>> = serde_json::from_str(&text).ok();
-        let kept = kept.filter(|copy| copy.issuer == self.name).map(|copy| copy.keys.as_bytes().to_vec());
-        let Some((document, keys)) = kept.and_then(|kept| KeySet::parse(&kept).ok().map(|keys| (kept, keys))) else {
-            return;
-        };
-        tracing::warn!(issuer = %self.name, keys_age_s = age.as_secs(), "the keys come from the copy");
-        self.shared.state.send_modify(|state| {
-            state.document = document;
-            state.keys = Some(Arc::new(keys));
-            state.fetched = Some(Instant::now());
-            state.age_then = age;
-        });
-        self.shared.generation.fetch_add(1, Ordering::AcqRel);
+    /// An issuer that says that it has no key has withdrawn those it had.
+    fn withdraw(&self, error: &SourceError) {
+        self.shared.drop_keys(|_| error.is_withdrawal());
     }
 }
 
-/// A key set as it is kept: with the issuer whose it is, so that no other takes it for its own.
-#[derive(Deserialize)]
-struct Copy<'a> {
-    issuer: Cow<'a, str>,
-    keys: Cow<'a, str>,
-}
+/// What is kept of an issuer without keys.
+const NO_KEYS: &str = "{\"keys\":[]}";
 
 /// What a key's name is remembered by, however long it is.
 fn named(name: &str) -> [u8; 32] {

@@ -17,6 +17,7 @@ pub mod issuer;
 mod issuers;
 pub mod jwks;
 mod jws;
+mod key_copy;
 pub mod key_source;
 pub mod keys;
 pub mod nonce;
@@ -209,7 +210,7 @@ impl VerifiedToken {
     pub const fn claims(&self) -> &Map<String, Value> {
         &self.claims
     }
-    /// Bytes of the token as received.
+    /// Bytes of what its claims were read from.
     pub const fn size(&self) -> usize {
         self.size
     }

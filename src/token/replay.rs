@@ -1,17 +1,18 @@
-//! Which proofs were seen already, bounded in memory. Two generations, each as long as a proof can be valid: when one is
-//! full of time it becomes the older, and the older is forgotten.
+//! Which proofs were seen already, bounded in memory. Two generations, each as long as a proof can be valid: when one has
+//! had its time it becomes the older, and the older is forgotten. Time here is that of a clock that never goes back.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     mem,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
-
-use crate::base::clock::Timestamp;
 
 /// Proofs that a generation remembers. 16 bytes each: two full generations take some 40 MiB.
 const PROOFS_MAX: usize = 500_000;
+
+/// The part of them that one agent may take, so that none can leave the others without.
+const SHARE: usize = 8;
 
 /// A proof, by the half of a SHA-256.
 pub(super) type ProofId = [u8; 16];
@@ -37,46 +38,50 @@ pub(super) struct Replays {
 
 #[derive(Debug)]
 struct Generations {
-    began: Timestamp,
+    began: Instant,
     young: HashSet<ProofId>,
     old: HashSet<ProofId>,
+    /// How many of the young ones are whose.
+    by_agent: HashMap<String, usize>,
 }
 
 impl Replays {
     /// Remembers each proof for at least `horizon`.
     pub(super) fn new(horizon: Duration) -> Self {
-        Self::with_room(horizon, PROOFS_MAX)
+        Self::with_room(horizon, PROOFS_MAX, Instant::now())
     }
 
-    fn with_room(horizon: Duration, room: usize) -> Self {
-        let began = Timestamp::from_seconds(0);
-        let generations = Generations { began, young: HashSet::new(), old: HashSet::new() };
+    fn with_room(horizon: Duration, room: usize, began: Instant) -> Self {
+        let generations = Generations { began, young: HashSet::new(), old: HashSet::new(), by_agent: HashMap::new() };
         Self { horizon, room, generations: Mutex::new(generations) }
     }
 
-    /// Notes a proof.
-    pub(super) fn sight(&self, proof: ProofId, now: Timestamp) -> Sighting {
+    /// Notes a proof of `agent`.
+    pub(super) fn sight(&self, proof: ProofId, agent: &str, now: Instant) -> Sighting {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         generations.age(self.horizon, now);
         if generations.old.contains(&proof) || generations.young.contains(&proof) {
-            Sighting::Again
-        } else if generations.young.len() >= self.room {
-            Sighting::NoRoom
-        } else {
-            generations.young.insert(proof);
-            Sighting::First
+            return Sighting::Again;
         }
+        let taken = generations.by_agent.get(agent).copied().unwrap_or_default();
+        if generations.young.len() >= self.room || taken >= self.room / SHARE {
+            return Sighting::NoRoom;
+        }
+        generations.young.insert(proof);
+        generations.by_agent.insert(agent.to_owned(), taken.saturating_add(1));
+        Sighting::First
     }
 }
 
 impl Generations {
-    fn age(&mut self, horizon: Duration, now: Timestamp) {
-        let end = self.began.later(horizon);
-        if now < end {
+    fn age(&mut self, horizon: Duration, now: Instant) {
+        let age = now.saturating_duration_since(self.began);
+        if age < horizon {
             return;
         }
         self.old = mem::take(&mut self.young);
-        if now >= end.later(horizon) {
+        self.by_agent.clear();
+        if age >= horizon.saturating_mul(2) {
             self.old.clear();
         }
         self.began = now;
@@ -87,40 +92,34 @@ impl Generations {
 mod tests {
     use super::*;
 
-    fn at(seconds: u64) -> Timestamp {
-        Timestamp::from_seconds(1_000 + seconds)
-    }
-
     #[test]
     fn a_proof_is_remembered_for_as_long_as_it_can_be_valid() {
-        let replays = Replays::new(Duration::from_secs(70));
+        let began = Instant::now();
+        let replays = Replays::with_room(Duration::from_secs(70), PROOFS_MAX, began);
+        let at = |seconds| began + Duration::from_secs(seconds);
         for start in [0, 69, 140, 500, 555] {
             let proof = [u8::try_from(start % 251).unwrap(); 16];
-            assert_eq!(replays.sight(proof, at(start)), Sighting::First, "{start}");
+            assert_eq!(replays.sight(proof, "a", at(start)), Sighting::First, "{start}");
             for later in [0, 1, 69, 70] {
-                assert_eq!(replays.sight(proof, at(start + later)), Sighting::Again, "{start} + {later}");
+                assert_eq!(replays.sight(proof, "a", at(start + later)), Sighting::Again, "{start} + {later}");
             }
         }
     }
 
     #[test]
-    fn a_clock_that_goes_back_forgets_nothing() {
-        let replays = Replays::new(Duration::from_secs(70));
-        assert_eq!(replays.sight([1; 16], at(500)), Sighting::First);
-        assert_eq!(replays.sight([1; 16], at(0)), Sighting::Again);
-    }
-
-    #[test]
     fn without_room_nothing_is_forgotten_before_its_time() {
-        let replays = Replays::with_room(Duration::from_secs(70), 2);
-        assert_eq!(
-            [[1; 16], [2; 16], [3; 16]].map(|proof| replays.sight(proof, at(0))),
-            [Sighting::First, Sighting::First, Sighting::NoRoom]
-        );
-        assert_eq!([[1; 16], [2; 16]].map(|proof| replays.sight(proof, at(1))), [Sighting::Again; 2]);
-        assert_eq!(replays.sight([3; 16], at(71)), Sighting::First);
-        assert_eq!(replays.generations.lock().unwrap().old.len(), 2);
-        assert_eq!(replays.sight([4; 16], at(300)), Sighting::First);
+        let began = Instant::now();
+        let replays = Replays::with_room(Duration::from_secs(70), 2 * SHARE, began);
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let sight = |proof: u8, agent: &str, seconds| replays.sight([proof; 16], agent, at(seconds));
+        assert_eq!([1, 2, 3].map(|proof| sight(proof, "a", 0)), [Sighting::First, Sighting::First, Sighting::NoRoom]);
+        assert_eq!(sight(3, "b", 0), Sighting::First, "another agent has room of its own");
+        assert_eq!([1, 2].map(|proof| sight(proof, "a", 1)), [Sighting::Again; 2]);
+        let others = (10..30).map(|proof| sight(proof, &format!("agent {proof}"), 2));
+        assert_eq!(others.filter(|sighting| *sighting == Sighting::First).count(), 2 * SHARE - 3);
+        assert_eq!(sight(4, "a", 71), Sighting::First);
+        assert_eq!(replays.generations.lock().unwrap().old.len(), 2 * SHARE);
+        assert_eq!(sight(5, "a", 300), Sighting::First);
         assert_eq!(replays.generations.lock().unwrap().old.len(), 0);
     }
 }

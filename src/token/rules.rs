@@ -43,7 +43,7 @@ pub struct Rules {
 /// The claims of a token that the caller has had verified, and vouches for.
 pub(super) struct Signed {
     pub(super) claims: Map<String, Value>,
-    /// Bytes of the token.
+    /// Bytes of what says so: the token, or the issuer's answer.
     pub(super) size: usize,
     /// Of the key ring, when the signature was verified.
     pub(super) generation: u64,

@@ -87,9 +87,9 @@ fn keys_come_from_one_trustworthy_place() {
     with(
         issuer,
         &and("jwks_uri: http://issuer.example/keys"),
-        &["keys cannot be fetched from", "http is for loopback"],
+        &["is no place to fetch keys from", "http is for loopback"],
     );
-    with(issuer, &and("jwks_uri: nowhere"), &["keys cannot be fetched from `nowhere`", "config.yaml:6:17"]);
+    with(issuer, &and("jwks_uri: nowhere"), &["`nowhere` is no place to fetch keys from", "config.yaml:6:17"]);
     with(issuer, &and("jwks_file: nowhere.json"), &["cannot read `nowhere.json`", "config.yaml:6:18"]);
     with(issuer, &and("jwks_file: policies/users.cedar"), &["no key set"]);
     with(issuer, &and("jwks_uri: https://a.example\n      jwks_file: b"), &["keys from more than one place", "6:17"]);
@@ -176,7 +176,11 @@ fn dpop_needs_an_origin() {
     ] {
         assert!(problems_of(&with_origins(&format!("['{odd}']"))).contains("is not an origin"), "{odd}");
     }
-    with(issuer, &format!("{issuer}\n      dpop_proof_age_max_s: 0"), &["`dpop_proof_age_max_s` is out of range"]);
+    with(issuer, &format!("{bound}\n      dpop_proof_age_max_s: 0"), &["`dpop_proof_age_max_s` is out of range"]);
+    for idle in ["dpop_proof_age_max_s: 5", "dpop_nonce: required"] {
+        with(issuer, &format!("{issuer}\n      {idle}"), &["without `dpop`"]);
+    }
+    with(issuer, &format!("{issuer}\n      certificate_binding: accepted"), &["no client shows a certificate"]);
     with("routes:", "dpop_nonce_secret: { env: PORTCULLIS_NO_SUCH_VARIABLE }\nroutes:", &["has no variable"]);
     with("routes:", "admin_token: { file: nowhere }\nroutes:", &["cannot read `nowhere`"]);
     with("routes:", "admin_token: secret\nroutes:", &["admin_token"]);

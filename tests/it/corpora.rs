@@ -209,7 +209,11 @@ async fn what_aws_jwt_verify_refuses_is_refused_and_what_it_takes_is_taken_unles
         let config = serde_json::from_str(&issuer).unwrap();
         let outcome = match (Rules::compile(&config, &files), RawToken::parse(text(&row, "jwt").as_bytes())) {
             (Ok(rules), Some(token)) => {
-                let sources = Sources { fetch: Arc::new(HttpFetch::new().unwrap()), files };
+                let sources = Sources {
+                    clock: Arc::new(portcullis::base::clock::SystemClock),
+                    fetch: Arc::new(HttpFetch::new().unwrap()),
+                    files,
+                };
                 let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources);
                 let now = Timestamp::from_seconds(
                     row["now_ms"].as_str().map_or_else(|| row["now_ms"].as_u64().unwrap(), |it| it.parse().unwrap())

@@ -148,6 +148,10 @@ async fn operators_deny_and_forgive_through_the_admin_interface_and_a_restart_re
     assert_eq!(added.status, 201, "{}", added.body);
     let id = added.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(call(&mut first, &nothing).await, "token_revoked", "it is in force when the answer comes");
+    let fields =
+        [("authorization".to_owned(), format!("Bearer {}", house::key("agents").sign(&house::claims()).unwrap()))];
+    let record = first.ask(&wire::request("GET", "/users/user-1/data", &fields)).await.1.unwrap();
+    assert_eq!(record.user.as_deref(), Some("u|user-1"), "records say who was stopped");
     let listed = admin(&first, "GET", "/deny-list", TOKEN, "").await.json();
     assert_eq!(listed["entries"], json!([{ "id": id, "entry": serde_json::from_str::<Value>(entry).unwrap() }]));
     drop(first);
@@ -159,6 +163,46 @@ async fn operators_deny_and_forgive_through_the_admin_interface_and_a_restart_re
     assert_eq!(call(&mut second, &nothing).await, "allowed");
     assert_eq!(admin(&second, "DELETE", &format!("/deny-list/{id}"), TOKEN, "").await.status, 404);
     assert_eq!(fs::read_to_string(folder.path().join("deny.jsonl")).unwrap(), "# kept\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_at_once_are_all_kept() {
+    let folder = folder("");
+    let (one, other) = (house(folder.path()).await, house(folder.path()).await);
+    let mut changes = Vec::new();
+    for number in 0..24 {
+        let house = if number % 2 == 0 { &one } else { &other };
+        changes.push(async move {
+            let entry = format!("{{\"jti\":\"token-{number}\"}}");
+            admin(house, "POST", "/deny-list", TOKEN, &entry).await.status
+        });
+    }
+    assert_eq!(futures_all(changes).await, vec![201; 24]);
+    let text = fs::read_to_string(folder.path().join("deny.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), 24, "{text}");
+    let left = fs::read_dir(folder.path()).unwrap().filter(|it| {
+        let name = it.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("deny.jsonl")
+    });
+    assert_eq!(left.count(), 2, "the list and its lock");
+}
+
+/// Awaits all at once.
+async fn futures_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut pinned: Vec<_> = futures.into_iter().map(|it| (Box::pin(it), None)).collect();
+    std::future::poll_fn(|context| {
+        for (future, outcome) in pinned.iter_mut().filter(|(_, outcome)| outcome.is_none()) {
+            if let std::task::Poll::Ready(done) = future.as_mut().poll(context) {
+                *outcome = Some(done);
+            }
+        }
+        if pinned.iter().all(|(_, outcome)| outcome.is_some()) {
+            std::task::Poll::Ready(pinned.iter_mut().filter_map(|(_, outcome)| outcome.take()).collect())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,6 +37,8 @@ enum Mood {
     Fields(Vec<&'static str>, Vec<(header::HeaderName, &'static str)>),
     /// Keys where they were moved to, elsewhere a redirect to there.
     Moved(&'static str),
+    /// This document at this path alone.
+    Only(&'static str, String),
     Silence,
 }
 
@@ -123,6 +125,8 @@ async fn respond(mood: Mood, path: String) -> Response<Full<Bytes>> {
         }
         Mood::Moved(to) if path == to => text(StatusCode::OK, key_set(&["agents"])),
         Mood::Moved(to) => redirect(to),
+        Mood::Only(there, document) if path == there => text(StatusCode::OK, document),
+        Mood::Only(..) => text(StatusCode::NOT_FOUND, String::new()),
         Mood::Status(status) => text(StatusCode::from_u16(status).unwrap(), "{\"keys\":[]}".into()),
         Mood::Body(body) => text(StatusCode::OK, body),
         Mood::Redirect(to) => redirect(&to),
@@ -268,6 +272,8 @@ async fn a_restart_while_the_issuer_fails_serves_by_the_last_good_keys() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         waited += 1;
     }
+    let folder_holds = std::fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(folder_holds, 2, "the policies and the copy, nothing half-written");
     drop(first);
 
     server.become_(Mood::Status(500));
@@ -279,19 +285,79 @@ async fn a_restart_while_the_issuer_fails_serves_by_the_last_good_keys() {
     until(&mut second, "agents", (401, "key_unknown")).await;
     drop(second);
 
-    // Neither another issuer's copy, nor one too old, nor one that was spoilt.
+    // Neither another issuer's copy, nor another place's, nor one too old or of the future, nor one that was spoilt.
     server.become_(Mood::Status(500));
-    let good = std::fs::read_to_string(&copy).unwrap().replace("stranger", "agents/+=");
+    let good = std::fs::read_to_string(&copy).unwrap();
+    assert_eq!(start_with(&server, &folder, &copy, &good, &settings).await, (200, "allowed"));
     for (text, settings) in [
         (good.replace("https://issuer.example", "https://other.example"), settings.clone()),
-        (good.clone(), format!("{settings}, stale_max_s: 1")),
+        (good.replace(&server.url(), "https://issuer.example/keys"), settings.clone()),
+        (good.replace("2026-11-18T11:08:20", "2026-11-18T11:08:18"), format!("{settings}, stale_max_s: 2")),
+        (good.replace("2026-11-18T11:08:20", "2026-11-18T11:08:21"), settings.clone()),
         (good.replace("kty", "kt"), settings.clone()),
         (String::new(), settings.clone()),
     ] {
-        std::fs::write(&copy, text).unwrap();
-        tokio::time::sleep(Duration::from_millis(1_100)).await;
-        let mut house = server.house_in(folder.path(), &settings).await;
-        assert_eq!(call(&mut house, "agents").await, (503, "keys_unavailable"));
+        assert_ne!(text, good);
+        let outcome = start_with(&server, &folder, &copy, &text, &settings).await;
+        assert_eq!(outcome, (503, "keys_unavailable"), "{text} {settings}");
+    }
+
+    // What the issuer withdraws is withdrawn here too.
+    std::fs::write(&copy, &good).unwrap();
+    server.become_(Mood::Body(json!({ "keys": [] }).to_string()));
+    let mut house = server.house_in(folder.path(), &settings).await;
+    assert_eq!(call(&mut house, "stranger").await, (503, "keys_unavailable"));
+    drop(house);
+    server.become_(Mood::Status(500));
+    let mut house = server.house_in(folder.path(), &settings).await;
+    assert_eq!(call(&mut house, "stranger").await, (503, "keys_unavailable"));
+}
+
+/// What a gate says that starts with this copy of its issuer's keys.
+async fn start_with(
+    server: &KeyServer,
+    folder: &tempfile::TempDir,
+    copy: &Path,
+    text: &str,
+    settings: &str,
+) -> (u16, &'static str) {
+    std::fs::write(copy, text).unwrap();
+    let mut house = server.house_in(folder.path(), settings).await;
+    call(&mut house, "stranger").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_without_keys_has_withdrawn_those_it_had() {
+    for body in [json!({ "keys": [] }), json!({ "keys": [{ "kty": "oct", "k": "AA" }] })] {
+        let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+        let mut house = server.house("cooldown_s: 1, refresh_interval_s: 1").await;
+        assert_eq!(call(&mut house, "agents").await, (200, "allowed"));
+        server.become_(Mood::Body(body.to_string()));
+        until(&mut house, "agents", (503, "keys_unavailable")).await;
+        server.become_(Mood::Keys(vec!["agents"]));
+        until(&mut house, "agents", (200, "allowed")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_keys_in_another_order_disturb_nobody() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents", "stranger"])).await;
+    let mut house = server.house("cooldown_s: 1, refresh_interval_s: 1").await;
+    assert_eq!(call(&mut house, "agents").await, (200, "allowed"));
+    server.become_(Mood::Keys(vec!["stranger", "agents"]));
+    let before = server.fetches();
+    while server.fetches() < before + 2 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let token = token(house::key("agents"), "https://issuer.example");
+    let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
+    for _ in 0..2 {
+        let (_, record) = house.ask(&wire::request("GET", "/users/user-1/data", &fields)).await;
+        assert!(record.unwrap().token_cached, "nothing has to be verified again");
+        let before = server.fetches();
+        while server.fetches() == before {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }
 
@@ -421,6 +487,18 @@ async fn without_jwks_uri_the_keys_are_discovered_at_the_issuer_itself() {
     let mut house = metadata.gate("cooldown_s: 1", &issuer).await;
     assert_eq!(call_with(&mut house, &token(house::key("agents"), &issuer)).await, (200, "allowed"));
     assert_eq!((metadata.fetches(), keys.fetches()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_discovered_by_rfc_8414_where_openid_connect_has_nothing() {
+    let keys = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let metadata = KeyServer::start(Mood::Status(500)).await;
+    let issuer = format!("http://{}/tenant", metadata.server.address());
+    let document = json!({ "issuer": issuer, "jwks_uri": keys.url() }).to_string();
+    metadata.become_(Mood::Only("/.well-known/oauth-authorization-server/tenant", document));
+    let mut house = metadata.gate("cooldown_s: 1", &issuer).await;
+    assert_eq!(call_with(&mut house, &token(house::key("agents"), &issuer)).await, (200, "allowed"));
+    assert_eq!((metadata.fetches(), keys.fetches()), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
