@@ -3,7 +3,7 @@
 #
 #   bash tests/interop/oidc-provider/run.sh PATH_TO_PORTCULLIS_BINARY [PART...]
 #
-# The parts are rfc9068, rotation, dpop and introspection; without any, all of them run.
+# The parts are rfc9068, rotation, dpop and introspection; without any, all of them run. Takes npm.
 set -euo pipefail
 
 if [ "$#" -lt 1 ]; then
@@ -13,17 +13,7 @@ fi
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../../.." && pwd)"
-home="$root/target/interop/oidc-provider"
-stamp="$home/package-lock.installed"
-
-# The stamp is written last, so an install that was cut short is done again from the start.
-if ! cmp -s "$here/package-lock.json" "$stamp"; then
-  rm -rf "$home"
-  mkdir -p "$home"
-  cp "$here/package.json" "$here/package-lock.json" "$home"
-  npm ci --prefix "$home" --ignore-scripts --no-audit --no-fund --loglevel=error
-  cp "$here/package-lock.json" "$stamp"
-fi
+home="$(bash "$root/.ci/npm" "$here")"
 
 # Modules find packages only in folders above their own, so they run as copies below `node_modules`.
 rm -rf "$home/flow"
