@@ -107,7 +107,7 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Policies, Decis
         .find(&Method::GET, Target::parse(target).expect("a target"))
         .expect("one reading")
         .expect("a route");
-    let question = blueprint.mapping.question(&found, &subject, &possession).expect("a question");
+    let question = blueprint.mapping.question(&found, &subject, &possession, &inbound, now).expect("a question");
     (blueprint.policies, question, loading)
 }
 

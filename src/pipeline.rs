@@ -148,7 +148,7 @@ impl Visit {
         let possession = snapshot.issuers.possession(subject.token(), &presented, &inbound, now)?;
         let found = found.ok_or(Refusal::RouteMissing)?;
         self.record.action = Some(found.route.action_name().clone());
-        let question = snapshot.mapping.question(&found, &subject, &possession)?;
+        let question = snapshot.mapping.question(&found, &subject, &possession, &inbound, now)?;
         self.record.resource = question.resource();
         let allowed = snapshot.policies.decide(&question).into_result()?;
         self.note_policies(allowed.determining());

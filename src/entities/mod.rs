@@ -1,17 +1,19 @@
 //! ROOM 3: from a token and a request to the question put to Cedar (XACML's context handler). Values are made by
 //! constructors under the schema's direction, never by parsing claims as Cedar.
 
+mod circumstances;
 pub mod plan;
 pub mod schema;
 pub mod subject;
 pub mod template;
 pub mod value;
 
-use cedar_policy::{Entities, EntityTypeName, Request};
+use cedar_policy::{Context, Entities, EntityTypeName, Request};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use self::{
+    circumstances::Circumstances,
     plan::Requests,
     schema::{Record, SchemaTypes, Type},
 };
@@ -20,8 +22,11 @@ pub use self::{
     subject::{Names, Subject},
 };
 use crate::{
-    base::problem::{Problem, Problems},
-    request::route::Match,
+    base::{
+        clock::Timestamp,
+        problem::{Problem, Problems},
+    },
+    request::{Inbound, route::Match},
     token::{VerifiedToken, binding::Possession, delegation::Delegated},
 };
 
@@ -139,7 +144,15 @@ impl DecisionRequest {
 #[derive(Debug)]
 pub struct Mapping {
     types: Types,
-    contexts: Vec<Record>,
+    contexts: Vec<ContextPlan>,
+}
+
+/// The context that actions of one kind take.
+#[derive(Debug)]
+struct ContextPlan {
+    ty: Record,
+    /// What the request adds to what the token says.
+    circumstances: Option<Circumstances>,
 }
 
 impl Mapping {
@@ -171,12 +184,19 @@ impl Mapping {
         found: &Match<'_, '_, RoutePlan>,
         subject: &Subject,
         _: &Possession,
+        inbound: &Inbound<'_>,
+        now: Timestamp,
     ) -> Result<DecisionRequest, MappingError> {
         let plan = found.route;
         requirements(plan, subject.token())?;
         let missing = |name: &str| MappingError::ClaimMissing(name.to_owned());
-        let context = self.contexts.get(plan.context).ok_or_else(|| missing("context"))?;
-        let context = subject.context(plan.context, context)?;
+        let kind = self.contexts.get(plan.context).ok_or_else(|| missing("context"))?;
+        let mut context = subject.context(plan.context, &kind.ty)?;
+        if let Some(circumstances) = &kind.circumstances {
+            let request = ("request".to_owned(), circumstances.record(inbound, now)?);
+            let request = Context::from_pairs([request]).map_err(|_| missing("request"))?;
+            context = context.merge(request).map_err(|_| missing("request"))?;
+        }
         let resource = plan.resource(&found.parameters)?;
         let request = Request::new(subject.agent().uid(), plan.action().clone(), resource.uid(), context, None);
         let subjects = [Some(subject.agent()), subject.user()].into_iter().flatten();
@@ -221,11 +241,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        base::{clock::Timestamp, files::Files},
+        base::files::Files,
         config,
         demo::keys::SigningKey,
         policy::PolicyFiles,
-        request::{Head, Inbound, Limits, path::Target, route::RouteTable},
+        request::{Head, Limits, path::Target, route::RouteTable},
         server::fetch::HttpFetch,
         token::{Issuers, Presented, Trust, issuer::Rules, key_source::Sources},
     };
@@ -244,7 +264,9 @@ routes:
         entity Doc = { owner: User, title: String };
         type Token = { scope: Set<String>, a?: String, b?: Long, c?: Set<String>, d?: Bool, e?: ipaddr, f?: datetime,
                        g?: Doc, h?: { a: String, b?: Set<Long> } };
-        action read appliesTo { principal: [Agent], resource: [Doc], context: { token: Token, onBehalfOf?: User } };";
+        action read appliesTo { principal: [Agent], resource: [Doc], context: { token: Token, onBehalfOf?: User,
+            request: { method: String, time: datetime, peer?: ipaddr, host?: String, headers: { x?: Set<String>, authority: Set<String> },
+                query: { q: Set<String> } }, delegation?: { depth: Long, actors: Set<String>, actor?: String } } };";
 
     /// Any JSON that a claim may be, with a liking for what fits somewhere or looks like Cedar.
     fn claim() -> impl Strategy<Value = Value> {
@@ -322,7 +344,7 @@ routes:
             let Ok(subject) = mapping.subject(verified, names) else { return Ok(()) };
             let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap().unwrap();
             let possession = issuers.possession(subject.token(), &presented, &inbound, now).unwrap();
-            let Ok(question) = mapping.question(&found, &subject, &possession) else { return Ok(()) };
+            let Ok(question) = mapping.question(&found, &subject, &possession, &inbound, now) else { return Ok(()) };
             let request = &question.request;
             let valid = Request::new(
                 request.principal().unwrap().clone(),

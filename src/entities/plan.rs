@@ -9,8 +9,10 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
-    MappingError, Types,
-    schema::{Action, Record, Type},
+    ContextPlan, MappingError, Types,
+    circumstances::Circumstances,
+    schema::{Action, Type},
+    subject::is_delegation,
     template::{EntityTemplate, TextTemplate},
 };
 use crate::{
@@ -90,7 +92,11 @@ impl RouteConfig {
     ///
     /// # Errors
     /// Every [`Problem`] it has.
-    pub(super) fn compile(&self, types: &Types, contexts: &mut Vec<Record>) -> Result<(Requests, RoutePlan), Problems> {
+    pub(super) fn compile(
+        &self,
+        types: &Types,
+        contexts: &mut Vec<ContextPlan>,
+    ) -> Result<(Requests, RoutePlan), Problems> {
         let mut problems = Problems::default();
         let methods = problems.keep(self.methods());
         let template = PathTemplate::parse(&self.path.value).map_err(|error| {
@@ -203,8 +209,9 @@ impl RouteConfig {
     }
 
     /// Finds the action's context type among `contexts`, or adds it.
-    fn context(&self, action: &Action, types: &Types, contexts: &mut Vec<Record>) -> Result<usize, Problems> {
+    fn context(&self, action: &Action, types: &Types, contexts: &mut Vec<ContextPlan>) -> Result<usize, Problems> {
         let mut problems = Problems::default();
+        let mut circumstances = None;
         for (name, attribute) in &action.context {
             let message = match (name.as_str(), &attribute.ty) {
                 ("token", Type::Record(claims)) => match claims.iter().find(|(_, it)| types.names_subject(&it.ty)) {
@@ -214,14 +221,29 @@ impl RouteConfig {
                     }
                 },
                 ("onBehalfOf", Type::Entity(user)) if *user == types.user => continue,
-                ("token", _) => "the schema's `context.token` is not a record".into(),
+                ("delegation", Type::Record(fields)) => {
+                    match fields.iter().find(|(name, it)| !is_delegation(name, &it.ty)) {
+                        None => continue,
+                        Some((field, _)) => format!("nothing supplies `context.delegation.{field}` of that type"),
+                    }
+                }
+                ("request", Type::Record(fields)) => match Circumstances::compile(fields) {
+                    Ok(compiled) => {
+                        circumstances = Some(compiled);
+                        continue;
+                    }
+                    Err(message) => message,
+                },
+                ("token" | "delegation" | "request", _) => format!("the schema's `context.{name}` is not a record"),
                 ("onBehalfOf", _) => format!("the schema's `context.onBehalfOf` is not of type `{}`", types.user),
                 _ => format!("nothing supplies `context.{name}`"),
             };
-            problems.push(Problem::at(&self.action, message).fix("the context is `{ token: {…}, onBehalfOf?: User }`"));
+            problems.push(Problem::at(&self.action, message).fix(
+                "the context may hold `token`, `onBehalfOf?`, `delegation?` and `request`, as docs/configuration.md says",
+            ));
         }
-        let index = contexts.iter().position(|known| *known == action.context).unwrap_or_else(|| {
-            contexts.push(action.context.clone());
+        let index = contexts.iter().position(|known| known.ty == action.context).unwrap_or_else(|| {
+            contexts.push(ContextPlan { ty: action.context.clone(), circumstances });
             contexts.len().saturating_sub(1)
         });
         problems.into_result(Some(index))

@@ -14,7 +14,7 @@ use super::{
     schema::{Record, Type},
     value::attributes,
 };
-use crate::token::{VerifiedToken, cache::Remembered};
+use crate::token::{VerifiedToken, cache::Remembered, claims::Identifier};
 
 /// A verified token with everything Cedar needs of it.
 pub struct Subject {
@@ -118,6 +118,9 @@ impl Subject {
         for (name, attribute) in ty {
             let value = match (name.as_str(), &attribute.ty) {
                 ("token", Type::Record(claims)) => Some(self.token_record(claims)?),
+                ("delegation", Type::Record(fields)) => self.delegation(fields)?,
+                // What the request itself adds is another's.
+                ("request", _) => continue,
                 ("onBehalfOf", _) => self.user.as_ref().map(|user| RestrictedExpression::new_entity_uid(user.uid())),
                 _ => None,
             };
@@ -128,6 +131,26 @@ impl Subject {
             }
         }
         Context::from_pairs(pairs).map_err(|_| MappingError::ClaimMissing("token".into()))
+    }
+
+    /// `context.delegation`, if there is one: how many act for the user, and who.
+    fn delegation(&self, ty: &Record) -> Result<Option<RestrictedExpression>, MappingError> {
+        if self.user.is_none() {
+            return Ok(None);
+        }
+        let actors = self.token.actors();
+        let text = |actor: &Identifier| RestrictedExpression::new_string(actor.as_str().to_owned());
+        let fields = ty.keys().filter_map(|name| {
+            let value = match name.as_str() {
+                "depth" => Some(RestrictedExpression::new_long(i64::try_from(actors.len()).unwrap_or(i64::MAX))),
+                "actors" => Some(RestrictedExpression::new_set(actors.iter().map(text))),
+                "actor" => actors.first().map(text),
+                _ => None,
+            };
+            value.map(|value| (name.clone(), value))
+        });
+        let record = RestrictedExpression::new_record(fields);
+        record.map(Some).map_err(|_| MappingError::ClaimMissing("delegation".into()))
     }
 
     /// `context.token`: the claims the schema knows, `scope` as a set of words.
@@ -144,6 +167,16 @@ impl Subject {
             attributes(ty, self.token.claims())?
         };
         RestrictedExpression::new_record(record).map_err(|_| MappingError::ClaimMissing("token".into()))
+    }
+}
+
+/// Whether this is a member of `context.delegation`, of the type that it has.
+pub(super) fn is_delegation(name: &str, ty: &Type) -> bool {
+    match name {
+        "depth" => *ty == Type::Long,
+        "actor" => *ty == Type::String,
+        "actors" => matches!(ty, Type::Set(element) if **element == Type::String),
+        _ => false,
     }
 }
 

@@ -8,7 +8,7 @@ pub mod headers;
 pub mod path;
 pub mod route;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, Method, header};
 
@@ -37,6 +37,7 @@ pub struct Inbound<'a> {
     method: &'a Method,
     target: Target<'a>,
     headers: &'a HeaderMap,
+    peer: Option<IpAddr>,
     certificate: Option<[u8; 32]>,
 }
 
@@ -107,7 +108,8 @@ impl<'a> Inbound<'a> {
         }
         only(head.headers, &header::CONTENT_LENGTH)?;
         let target = Target::parse(head.target).ok_or(RequestError::AmbiguousPath)?;
-        Ok(Self { method: head.method, target, headers: head.headers, certificate: head.certificate })
+        let peer = head.peer.map(|peer| peer.ip());
+        Ok(Self { method: head.method, target, headers: head.headers, peer, certificate: head.certificate })
     }
 
     /// The method.
@@ -121,6 +123,10 @@ impl<'a> Inbound<'a> {
     /// The header fields.
     pub const fn headers(&self) -> &'a HeaderMap {
         self.headers
+    }
+    /// The address of the other end of the connection.
+    pub const fn peer(&self) -> Option<IpAddr> {
+        self.peer
     }
     /// SHA-256 of the client certificate that the connection was made with.
     pub const fn certificate(&self) -> Option<[u8; 32]> {

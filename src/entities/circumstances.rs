@@ -1,0 +1,158 @@
+//! What the request itself adds to the context, under `context.request`: exactly the members that the schema names, each
+//! of the one type it has. Nothing in it says who asks: that comes from the token alone.
+
+use std::net::IpAddr;
+
+use cedar_policy::RestrictedExpression;
+use http::{HeaderName, header};
+use url::form_urlencoded;
+
+use super::{
+    MappingError,
+    schema::{Extension, Record, Type},
+};
+use crate::{base::clock::Timestamp, request::Inbound};
+
+/// The request's part of a context type, compiled.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Circumstances(Vec<(String, Member)>);
+
+#[derive(Clone, Debug)]
+enum Member {
+    Method,
+    Path,
+    Host { required: bool },
+    Peer { required: bool },
+    Time,
+    Headers(Vec<(String, HeaderName, bool)>),
+    Query(Vec<(String, bool)>),
+}
+
+impl Circumstances {
+    /// Reads `context.request` of a schema.
+    ///
+    /// # Errors
+    /// What in it nothing supplies.
+    pub(super) fn compile(request: &Record) -> Result<Self, String> {
+        let mut members = Vec::with_capacity(request.len());
+        for (name, attribute) in request {
+            let required = attribute.required;
+            let member = match (name.as_str(), &attribute.ty) {
+                ("method", Type::String) => Member::Method,
+                ("path", Type::String) => Member::Path,
+                ("host", Type::String) => Member::Host { required },
+                ("peer", Type::Extension(Extension::Ip)) => Member::Peer { required },
+                ("time", Type::Extension(Extension::Datetime)) => Member::Time,
+                ("headers", Type::Record(fields)) => Member::Headers(headers(fields)?),
+                ("query", Type::Record(fields)) => Member::Query(sets(fields)?),
+                _ => return Err(format!("nothing supplies `context.request.{name}` of that type")),
+            };
+            members.push((name.clone(), member));
+        }
+        Ok(Self(members))
+    }
+
+    /// The record for one request.
+    ///
+    /// # Errors
+    /// [`MappingError::ClaimMissing`] where the request does not hold what the schema requires, or holds what has no text.
+    pub(super) fn record(&self, inbound: &Inbound<'_>, now: Timestamp) -> Result<RestrictedExpression, MappingError> {
+        let mut fields = Vec::with_capacity(self.0.len());
+        for (name, member) in &self.0 {
+            let missing = || MappingError::ClaimMissing(format!("request.{name}"));
+            let (value, required) = match member {
+                Member::Method => (Some(text(inbound.method().as_str())), true),
+                Member::Path => (Some(text(inbound.target().path())), true),
+                Member::Host { required } => (host(inbound).map_err(|()| missing())?.as_deref().map(text), *required),
+                Member::Peer { required } => (inbound.peer().map(address), *required),
+                Member::Time => (Some(RestrictedExpression::new_datetime(now.rfc3339())), true),
+                Member::Headers(wanted) => (Some(header_record(wanted, inbound)?), true),
+                Member::Query(wanted) => (Some(query_record(wanted, inbound)?), true),
+            };
+            match value {
+                Some(value) => fields.push((name.clone(), value)),
+                None if !required => {}
+                None => return Err(missing()),
+            }
+        }
+        RestrictedExpression::new_record(fields).map_err(|_| MappingError::ClaimMissing("request".into()))
+    }
+}
+
+fn text(text: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(text.to_owned())
+}
+
+fn address(peer: IpAddr) -> RestrictedExpression {
+    RestrictedExpression::new_ip(peer.to_canonical().to_string())
+}
+
+/// The host that the client addresses: lower case, without port and without a dot at its end.
+fn host(inbound: &Inbound<'_>) -> Result<Option<String>, ()> {
+    let Some(field) = inbound.headers().get(header::HOST) else { return Ok(None) };
+    let authority: http::uri::Authority = field.to_str().map_err(|_| ())?.parse().map_err(|_| ())?;
+    let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
+    if name.is_empty() || authority.as_str().contains('@') { Err(()) } else { Ok(Some(name)) }
+}
+
+fn is_set_of_text(ty: &Type) -> bool {
+    matches!(ty, Type::Set(element) if **element == Type::String)
+}
+
+fn sets(fields: &Record) -> Result<Vec<(String, bool)>, String> {
+    fields
+        .iter()
+        .map(|(name, attribute)| match is_set_of_text(&attribute.ty) {
+            true => Ok((name.clone(), attribute.required)),
+            false => Err(format!("`{name}` of `context.request` may stand several times: make it `Set<String>`")),
+        })
+        .collect()
+}
+
+fn headers(fields: &Record) -> Result<Vec<(String, HeaderName, bool)>, String> {
+    let named = |(name, required): (String, bool)| match name.parse::<HeaderName>() {
+        Ok(header) if header == header::AUTHORIZATION || header == "dpop" => {
+            Err(format!("`context.request.headers` may not hold `{name}`: a token is no context"))
+        }
+        Ok(header) => Ok((name, header, required)),
+        Err(_) => Err(format!("`{name}` in `context.request.headers` is not the name of a header")),
+    };
+    sets(fields)?.into_iter().map(named).collect()
+}
+
+/// Every value of each header that is asked for. One that is not visible ASCII is no text that a policy could be asked about.
+fn header_record(
+    wanted: &[(String, HeaderName, bool)],
+    inbound: &Inbound<'_>,
+) -> Result<RestrictedExpression, MappingError> {
+    let mut fields = Vec::with_capacity(wanted.len());
+    for (name, header, required) in wanted {
+        let missing = || MappingError::ClaimMissing(format!("request.headers.{name}"));
+        let values =
+            inbound.headers().get_all(header).iter().map(|value| value.to_str().map(text).map_err(|_| missing()));
+        let values = values.collect::<Result<Vec<_>, _>>()?;
+        fields.extend(set(name, values, *required));
+    }
+    RestrictedExpression::new_record(fields).map_err(|_| MappingError::ClaimMissing("request.headers".into()))
+}
+
+/// Every value of each query parameter that is asked for, decoded once.
+fn query_record(wanted: &[(String, bool)], inbound: &Inbound<'_>) -> Result<RestrictedExpression, MappingError> {
+    let query = inbound.target().query().unwrap_or_default();
+    let mut fields = Vec::with_capacity(wanted.len());
+    for (name, required) in wanted {
+        let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
+        let values: Vec<_> = pairs.map(|(_, value)| value).collect();
+        // What is not UTF-8 was read as something else.
+        if values.iter().any(|value| value.contains('\u{fffd}')) {
+            return Err(MappingError::ClaimMissing(format!("request.query.{name}")));
+        }
+        fields.extend(set(name, values.iter().map(|value| text(value)).collect(), *required));
+    }
+    RestrictedExpression::new_record(fields).map_err(|_| MappingError::ClaimMissing("request.query".into()))
+}
+
+/// A set that is required is there, be it empty.
+fn set(name: &str, values: Vec<RestrictedExpression>, required: bool) -> Option<(String, RestrictedExpression)> {
+    (required || !values.is_empty()).then(|| (name.to_owned(), RestrictedExpression::new_set(values)))
+}
