@@ -76,6 +76,9 @@ pub struct Record {
     /// The claim or attribute that was missing, for `claim_missing`; the scope, for `scope_missing`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// Whom the policies denied it to: `agent` or `user`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub side: Option<&'static str>,
     /// Ids of the policies that decided.
     pub policies: Vec<String>,
     /// Whether the token was already known.

@@ -12,7 +12,7 @@ use ulid::Ulid;
 use crate::{
     audit::{Outcome, Record, Sink},
     base::clock::{Clock, Timestamp},
-    entities::{MappingError, Names, Subject},
+    entities::{MappingError, Names, Side, Subject},
     forward::{Obligations, identity::Told},
     metrics::Metrics,
     policy::PolicyNote,
@@ -229,7 +229,10 @@ impl Visit {
     fn note_refusal(&mut self, refusal: &Refusal) {
         self.record.code = refusal.code();
         match refusal {
-            Refusal::Denied(denied) => self.note_policies(&denied.determining),
+            Refusal::Denied(denied) => {
+                self.record.side = denied.side.map(Side::name);
+                self.note_policies(&denied.determining);
+            }
             Refusal::Mapping(MappingError::ClaimMissing(name) | MappingError::ScopeMissing(name)) => {
                 self.record.missing = Some(name.clone());
             }

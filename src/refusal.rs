@@ -177,8 +177,11 @@ impl Refusal {
             M::DelegationUnclear,
             M::ClaimMissing(named()),
         ];
-        let denials =
-            [DenyReason::Policy, DenyReason::Failure].map(|reason| Denied { reason, determining: Vec::new() });
+        let denials = [DenyReason::Policy, DenyReason::Failure].map(|reason| Denied {
+            reason,
+            side: None,
+            determining: Vec::new(),
+        });
         let mut every = vec![Self::RouteMissing, Self::Overloaded, Self::Internal];
         every.extend(requests.map(Self::from));
         every.extend(tokens.map(Self::from));
@@ -227,7 +230,7 @@ impl Refusal {
 
     /// What a policy's author wrote for the client: (`@reason`, `@advice`) of the first determining policy with any.
     pub fn words_of_author(&self) -> (Option<&str>, Option<&str>) {
-        let Self::Denied(Denied { reason: DenyReason::Policy, determining }) = self else { return (None, None) };
+        let Self::Denied(Denied { reason: DenyReason::Policy, determining, .. }) = self else { return (None, None) };
         let spoken = determining.iter().find(|note| note.reason.is_some() || note.advice.is_some());
         spoken.map_or((None, None), |note| (note.reason.as_deref(), note.advice.as_deref()))
     }

@@ -38,6 +38,8 @@ pub struct EntitiesConfig {
     pub agent: Option<Spanned<String>>,
     /// Type of users. Default `User`.
     pub user: Option<Spanned<String>>,
+    /// For whom a question is put, where a route does not say. Default the agent.
+    pub principals: Option<Spanned<Vec<Side>>>,
 }
 
 /// Why no question could be put.
@@ -66,6 +68,8 @@ pub struct Types {
     schema: SchemaTypes,
     agent: EntityTypeName,
     user: EntityTypeName,
+    /// For whom a question is put, where a route does not say.
+    principals: Option<Spanned<Vec<Side>>>,
 }
 
 impl Types {
@@ -83,7 +87,8 @@ impl Types {
             let problem = named.map_or_else(|| Problem::new(message), |named| Problem::at(named, message));
             problems.push(problem.fix("declare two entity types"));
         }
-        let types = agent.zip(user).map(|(agent, user)| Self { schema, agent, user });
+        let principals = config.principals.clone();
+        let types = agent.zip(user).map(|(agent, user)| Self { schema, agent, user, principals });
         problems.keep(types.as_ref().map_or(Ok(()), Self::check_subjects));
         problems.into_result(types)
     }
@@ -124,11 +129,32 @@ fn known_type(name: Option<&Spanned<String>>, default: &str, schema: &SchemaType
     })
 }
 
-/// A question for Cedar: may this principal do this to that, under these circumstances?
+/// A principal that a question is put for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The agent.
+    Agent,
+    /// The user it acts for.
+    User,
+}
+
+impl Side {
+    /// As the configuration and records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::User => "user",
+        }
+    }
+}
+
+/// A question for Cedar: may this principal do this to that, under these circumstances? Put for one principal, or for
+/// several, each of whom must be allowed.
 #[derive(Debug)]
 pub struct DecisionRequest {
-    /// Principal, action, resource and context.
-    pub(crate) request: Request,
+    /// Principal, action, resource and context; one at least.
+    pub(crate) requests: Vec<(Side, Request)>,
     /// The entities that policies may look at.
     pub(crate) entities: Entities,
 }
@@ -136,7 +162,7 @@ pub struct DecisionRequest {
 impl DecisionRequest {
     /// The resource, for records.
     pub fn resource(&self) -> Option<String> {
-        self.request.resource().map(ToString::to_string)
+        self.requests.first()?.1.resource().map(ToString::to_string)
     }
 }
 
@@ -198,14 +224,22 @@ impl Mapping {
             context = context.merge(request).map_err(|_| missing("request"))?;
         }
         let resource = plan.resource(&found.parameters)?;
-        let request = Request::new(subject.agent().uid(), plan.action().clone(), resource.uid(), context, None);
+        let mut requests = Vec::with_capacity(plan.principals().len());
+        for side in plan.principals() {
+            let principal = match side {
+                Side::Agent => subject.agent(),
+                Side::User => subject.user().ok_or(MappingError::DelegationMissing)?,
+            };
+            let request = Request::new(principal.uid(), plan.action().clone(), resource.uid(), context.clone(), None);
+            requests.push((*side, request.map_err(|_| missing("request"))?));
+        }
         let subjects = [Some(subject.agent()), subject.user()].into_iter().flatten();
         // Where the subject is the resource too, it is one entity; the route says nothing of it.
         let resource =
             Some(&resource).filter(|resource| subjects.clone().all(|subject| subject.uid() != resource.uid()));
         let entities = subjects.chain(resource).chain(plan.action_groups()).cloned();
         Ok(DecisionRequest {
-            request: request.map_err(|_| missing("request"))?,
+            requests,
             entities: Entities::from_entities(entities, None).map_err(|_| missing("entities"))?,
         })
     }
@@ -345,7 +379,7 @@ routes:
             let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap().unwrap();
             let possession = issuers.possession(subject.token(), &presented, &inbound, now).unwrap();
             let Ok(question) = mapping.question(&found, &subject, &possession, &inbound, now) else { return Ok(()) };
-            let request = &question.request;
+            let (_, request) = &question.requests[0];
             let valid = Request::new(
                 request.principal().unwrap().clone(),
                 request.action().unwrap().clone(),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{
-    ContextPlan, MappingError, Types,
+    ContextPlan, MappingError, Side, Types,
     circumstances::Circumstances,
     schema::{Action, Type},
     subject::is_delegation,
@@ -41,6 +41,8 @@ pub struct RouteConfig {
     /// Whether the agent must act for a user. Default: `required`.
     #[serde(default)]
     pub delegation: DelegationRule,
+    /// For whom the question is put: each must be allowed. Default: as `entities` says.
+    pub principals: Option<Spanned<Vec<Side>>>,
 }
 
 /// Whether an agent must act for a user.
@@ -68,6 +70,7 @@ pub struct RoutePlan {
     attributes: Vec<(String, AttributeTemplate)>,
     scope: Option<String>,
     delegation: DelegationRule,
+    principals: Vec<Side>,
     /// Which of the mapping's contexts its action takes.
     pub(super) context: usize,
 }
@@ -117,7 +120,8 @@ impl RouteConfig {
         let plan = (|| {
             let (uid, action) = action?;
             let resource = resource?;
-            problems.keep(self.applies(action, &resource, types));
+            let principals = problems.keep(self.principals(types));
+            problems.keep(self.applies(action, principals.as_deref().unwrap_or(&[Side::Agent]), &resource, types));
             let context = problems.keep(self.context(action, types, contexts));
             let attributes = problems.keep(self.attributes(&resource, parameters, types));
             Some(RoutePlan {
@@ -129,6 +133,7 @@ impl RouteConfig {
                 attributes: attributes?,
                 scope: self.scope.as_ref().map(|scope| scope.value.clone()),
                 delegation: self.delegation,
+                principals: principals?,
                 context: context?,
             })
         })();
@@ -183,12 +188,47 @@ impl RouteConfig {
         })
     }
 
-    fn applies(&self, action: &Action, resource: &EntityTemplate, types: &Types) -> Result<(), Problems> {
+    /// For whom the question is put.
+    fn principals(&self, types: &Types) -> Result<Vec<Side>, Problem> {
+        let Some(named) = self.principals.as_ref().or(types.principals.as_ref()) else { return Ok(vec![Side::Agent]) };
+        let twice = named
+            .value
+            .iter()
+            .enumerate()
+            .any(|(index, side)| named.value.iter().skip(index.saturating_add(1)).any(|it| it == side));
+        if named.value.is_empty() || twice {
+            return Err(
+                Problem::at(named, "not a list of principals").fix("write `[agent]`, `[user]` or `[agent, user]`")
+            );
+        }
+        if named.value.contains(&Side::User) && self.delegation != DelegationRule::Required {
+            return Err(Problem::at(
+                named,
+                format!("`{}` lets agents in that act for no user, who could not be asked about", self.path.value),
+            )
+            .fix("make the route `delegation: required`, or give it `principals: [agent]`"));
+        }
+        Ok(named.value.clone())
+    }
+
+    fn applies(
+        &self,
+        action: &Action,
+        principals: &[Side],
+        resource: &EntityTemplate,
+        types: &Types,
+    ) -> Result<(), Problems> {
         let mut problems = Problems::default();
-        if !action.principals.contains(&types.agent) {
-            let message =
-                format!("the schema does not apply `{}` to principals of type `{}`", self.action.value, types.agent);
-            problems.push(Problem::at(&self.action, message).fix("add it to `appliesTo { principal: [...] }`"));
+        for side in principals {
+            let kind = match side {
+                Side::Agent => &types.agent,
+                Side::User => &types.user,
+            };
+            if !action.principals.contains(kind) {
+                let message =
+                    format!("the schema does not apply `{}` to principals of type `{kind}`", self.action.value);
+                problems.push(Problem::at(&self.action, message).fix("add it to `appliesTo { principal: [...] }`"));
+            }
         }
         if !action.resources.contains(&resource.type_name) {
             let message = format!(
@@ -304,6 +344,10 @@ impl RoutePlan {
     /// Whether the agent must act for a user.
     pub const fn delegation(&self) -> DelegationRule {
         self.delegation
+    }
+    /// For whom the question is put; one at least.
+    pub(super) fn principals(&self) -> &[Side] {
+        &self.principals
     }
     /// The Cedar action.
     pub const fn action(&self) -> &EntityUid {

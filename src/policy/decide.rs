@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use cedar_policy::{AuthorizationError, Decision as Effect, PolicyId};
+use cedar_policy::{AuthorizationError, Decision as Effect, Entities, PolicyId, Request};
 
 use super::{Policies, PolicyNote};
-use crate::entities::DecisionRequest;
+use crate::entities::{DecisionRequest, Side};
 
 /// What the policies say to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Allowed {
 pub struct Denied {
     /// How it came to be denied.
     pub reason: DenyReason,
+    /// Whom it was denied to, where that is known.
+    pub side: Option<Side>,
     /// The policies that made it so: the forbids that applied, or those that erred; none for the default denial.
     pub determining: Vec<Arc<PolicyNote>>,
 }
@@ -62,23 +64,33 @@ impl Allowed {
 }
 
 impl Policies {
-    /// Decides `question`: a policy that errs denies, else a forbid that applies denies, else a permit that applies
-    /// allows, else nothing does.
+    /// Decides `question`, which each of its principals must be allowed: a policy that errs denies, else a forbid that
+    /// applies denies, else a permit that applies allows, else nothing does.
     pub fn decide(&self, question: &DecisionRequest) -> Decision {
-        let Evaluation { erred, forbids, permits } = self.evaluate(question);
-        let denied = |reason, determining| Decision(Err(Denied { reason, determining: in_order(determining) }));
-        match (erred.is_empty(), forbids.is_empty(), permits.is_empty()) {
-            (false, ..) => denied(DenyReason::Failure, erred),
-            (true, true, false) => Decision(Ok(Allowed { determining: in_order(permits) })),
-            (true, ..) => denied(DenyReason::Policy, forbids),
+        let mut determining = Vec::new();
+        for (side, request) in &question.requests {
+            let Evaluation { erred, forbids, permits } = self.evaluate(request, &question.entities);
+            let denied = |reason, determining| {
+                Decision(Err(Denied { reason, side: Some(*side), determining: in_order(determining) }))
+            };
+            match (erred.is_empty(), forbids.is_empty(), permits.is_empty()) {
+                (false, ..) => return denied(DenyReason::Failure, erred),
+                (true, true, false) => determining.extend(permits),
+                (true, ..) => return denied(DenyReason::Policy, forbids),
+            }
         }
+        // INVARIANT: nobody is allowed who was not asked about.
+        Decision(match question.requests.is_empty() {
+            false => Ok(Allowed { determining: in_order(determining) }),
+            true => Err(Denied { reason: DenyReason::Policy, side: None, determining }),
+        })
     }
 
-    /// Asks Cedar about every policy whose scope can hold `question`.
-    fn evaluate(&self, question: &DecisionRequest) -> Evaluation {
+    /// Asks Cedar about every policy whose scope can hold `request`.
+    fn evaluate(&self, request: &Request, entities: &Entities) -> Evaluation {
         let mut found = Evaluation::default();
-        for set in self.index.matching(&question.request, &question.entities) {
-            let response = self.authorizer.is_authorized(&question.request, set, &question.entities);
+        for set in self.index.matching(request, entities) {
+            let response = self.authorizer.is_authorized(request, set, entities);
             let diagnostics = response.diagnostics();
             found.erred.extend(diagnostics.errors().map(|error| match error {
                 AuthorizationError::PolicyEvaluationError(error) => self.note_of(error.policy_id()),
@@ -114,7 +126,7 @@ mod tests {
         sync::OnceLock,
     };
 
-    use cedar_policy::{Authorizer, Context, Entities, EntityUid, Policy, PolicySet, Request, Schema};
+    use cedar_policy::{Authorizer, Context, EntityUid, Policy, PolicySet, Schema};
     use proptest::prelude::*;
     use serde_json::Value;
 
@@ -188,7 +200,7 @@ mod tests {
 
     /// What Cedar's authorizer says of the whole set, in our words.
     fn plain(set: &PolicySet, question: &DecisionRequest) -> Decision {
-        let response = Authorizer::new().is_authorized(&question.request, set, &question.entities);
+        let response = Authorizer::new().is_authorized(&question.requests[0].1, set, &question.entities);
         let note = |id: &PolicyId| Arc::new(PolicyNote { id: id.to_string(), reason: None, advice: None });
         let erred: Vec<_> = response
             .diagnostics()
@@ -197,11 +209,11 @@ mod tests {
             .collect();
         let determining = in_order(response.diagnostics().reason().map(note).collect());
         Decision(if !erred.is_empty() {
-            Err(Denied { reason: DenyReason::Failure, determining: in_order(erred) })
+            Err(Denied { reason: DenyReason::Failure, side: Some(Side::Agent), determining: in_order(erred) })
         } else if response.decision() == Effect::Allow {
             Ok(Allowed { determining })
         } else {
-            Err(Denied { reason: DenyReason::Policy, determining })
+            Err(Denied { reason: DenyReason::Policy, side: Some(Side::Agent), determining })
         })
     }
 
@@ -221,8 +233,8 @@ mod tests {
                         let (principal, resource) = (uid(principal.to_owned()), uid(resource.to_owned()));
                         let action = uid(format!("Action::\"{action}\""));
                         let request = Request::new(principal, action, resource, Context::empty(), None).unwrap();
-                        let question = DecisionRequest { request, entities: entities() };
-                        prop_assert_eq!(indexed.decide(&question), plain(&set, &question), "{:?}: {:?}", texts, question.request);
+                        let question = DecisionRequest { requests: vec![(Side::Agent, request)], entities: entities() };
+                        prop_assert_eq!(indexed.decide(&question), plain(&set, &question), "{:?}: {:?}", texts, question.requests);
                     }
                 }
             }
@@ -259,7 +271,7 @@ mod tests {
             let context = |typed| Context::from_json_value(request["context"].clone(), typed).ok();
             let context = context(Some((&schema, &action))).or_else(|| context(None)).unwrap();
             let put = Request::new(uid("principal"), action, uid("resource"), context, None).unwrap();
-            let found = policies.evaluate(&DecisionRequest { request: put, entities: entities.clone() });
+            let found = policies.evaluate(&put, &entities);
             let allowed = found.forbids.is_empty() && !found.permits.is_empty();
             let reason = if found.forbids.is_empty() { ids(&found.permits) } else { ids(&found.forbids) };
             let right = (request["decision"] == "allow") == allowed

@@ -129,6 +129,7 @@ fn every_field_of_a_record_is_described() {
         action: Some("".into()),
         resource: Some(String::new()),
         missing: Some(String::new()),
+        side: Some(""),
         ..Record::default()
     };
     let full: Value = serde_json::to_value(full).unwrap();
