@@ -175,6 +175,8 @@ impl Refusal {
             M::DelegationMissing,
             M::DelegationForbidden,
             M::DelegationUnclear,
+            M::ClientUnlisted,
+            M::AppRefused,
             M::ClaimMissing(named()),
         ];
         let denials = [DenyReason::Policy, DenyReason::Failure].map(|reason| Denied {
@@ -316,6 +318,8 @@ fn mapping_row(error: &MappingError) -> Row {
         MappingError::DelegationMissing => row(StatusCode::FORBIDDEN, "delegation_missing"),
         MappingError::DelegationForbidden => row(StatusCode::FORBIDDEN, "delegation_forbidden"),
         MappingError::DelegationUnclear => row(StatusCode::FORBIDDEN, "delegation_unclear"),
+        MappingError::ClientUnlisted => row(StatusCode::FORBIDDEN, "client_unlisted"),
+        MappingError::AppRefused => row(StatusCode::FORBIDDEN, "app_refused"),
         MappingError::ClaimMissing(_) => row(StatusCode::FORBIDDEN, "claim_missing"),
     }
 }

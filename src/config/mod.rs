@@ -4,7 +4,7 @@
 pub mod tls;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,7 +20,7 @@ use crate::{
         problem::{Problem, Problems, Source, bounded},
         secret::{Secret, SecretSource},
     },
-    entities::{EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types},
+    entities::{EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types, clients::ClientConfig},
     forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
     policy::PolicyFiles,
     request::{Limits, route::RouteTable},
@@ -62,6 +62,9 @@ pub struct Config {
     pub policies: Option<Spanned<PathBuf>>,
     /// Which requests are described, and as what.
     pub routes: Spanned<Vec<RouteConfig>>,
+    /// What the operator says of clients. Where it says anything, no other client comes in.
+    #[serde(default)]
+    pub clients: Vec<ClientConfig>,
     /// The schema's names for agents and users.
     #[serde(default)]
     pub entities: EntitiesConfig,
@@ -328,7 +331,10 @@ impl Loaded {
                     .fix("describe the requests to let in"),
             );
         }
-        let (mapping, plans) = Mapping::compile(types, &configured.value)?;
+        let issuers: BTreeSet<_> =
+            self.config.issuers.value.iter().map(|it| it.settings().issuer.value.as_str()).collect();
+        let issuers: Vec<_> = issuers.into_iter().collect();
+        let (mapping, plans) = Mapping::compile(types, &configured.value, &self.config.clients, &issuers)?;
         let mut table = RouteTable::default();
         for (route, (requests, plan)) in configured.value.iter().zip(plans) {
             let inserted = table.insert(&requests.methods, &requests.template, plan);

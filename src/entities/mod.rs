@@ -2,6 +2,7 @@
 //! constructors under the schema's direction, never by parsing claims as Cedar.
 
 mod circumstances;
+pub mod clients;
 pub mod plan;
 pub mod schema;
 pub mod subject;
@@ -14,6 +15,7 @@ use serde_saphyr::Spanned;
 
 use self::{
     circumstances::Circumstances,
+    clients::{ClientConfig, Clients},
     plan::Requests,
     schema::{Record, SchemaTypes, Type},
 };
@@ -57,6 +59,12 @@ pub enum MappingError {
     /// The route is for agents on their own, and this one acts for a user.
     #[error("the agent acts for a user where it must not")]
     DelegationForbidden,
+    /// The configuration speaks of clients, and not of this one.
+    #[error("the client is not listed")]
+    ClientUnlisted,
+    /// The client may not be called by this app.
+    #[error("the client may not be called by this app")]
+    AppRefused,
     /// The schema requires a claim that is absent or does not fit its type.
     #[error("claim `{0}` is missing or does not fit the schema")]
     ClaimMissing(String),
@@ -170,6 +178,7 @@ impl DecisionRequest {
 #[derive(Debug)]
 pub struct Mapping {
     types: Types,
+    clients: Clients,
     contexts: Vec<ContextPlan>,
 }
 
@@ -182,23 +191,31 @@ struct ContextPlan {
 }
 
 impl Mapping {
-    /// Compiles the mapping of `routes`.
+    /// Compiles the mapping of `routes`, and what is said of `clients` of these `issuers`.
     ///
     /// # Errors
     /// Every [`Problem`] of every route.
-    pub fn compile(types: Types, routes: &[RouteConfig]) -> Result<(Self, Vec<(Requests, RoutePlan)>), Problems> {
+    pub fn compile(
+        types: Types,
+        routes: &[RouteConfig],
+        clients: &[ClientConfig],
+        issuers: &[&str],
+    ) -> Result<(Self, Vec<(Requests, RoutePlan)>), Problems> {
         let mut problems = Problems::default();
+        let clients = problems.keep(Clients::compile(clients, issuers, &types));
         let mut contexts = Vec::new();
         let plans = routes.iter().filter_map(|route| problems.keep(route.compile(&types, &mut contexts))).collect();
-        problems.into_result(Some((Self { types, contexts }, plans)))
+        problems.into_result(clients.map(|clients| (Self { types, clients, contexts }, plans)))
     }
 
     /// What Cedar needs of a token: once per token.
     ///
     /// # Errors
-    /// [`MappingError::ClaimMissing`].
+    /// `ClientUnlisted`, `AppRefused` or `ClaimMissing`.
     pub fn subject(&self, token: VerifiedToken, names: Names) -> Result<Subject, MappingError> {
-        Subject::new(token, names, &self.types, self.contexts.len())
+        let limited = self.clients.limit(&token)?;
+        let (scopes, attributes) = (limited.scopes, limited.attributes);
+        Subject::new(token, names, scopes, attributes, &self.types, self.contexts.len())
     }
 
     /// The question that a request puts, whose sender may use the subject's token.
@@ -214,7 +231,7 @@ impl Mapping {
         now: Timestamp,
     ) -> Result<DecisionRequest, MappingError> {
         let plan = found.route;
-        requirements(plan, subject.token())?;
+        requirements(plan, subject)?;
         let missing = |name: &str| MappingError::ClaimMissing(name.to_owned());
         let kind = self.contexts.get(plan.context).ok_or_else(|| missing("context"))?;
         let mut context = subject.context(plan.context, &kind.ty)?;
@@ -245,8 +262,8 @@ impl Mapping {
     }
 }
 
-fn requirements(plan: &RoutePlan, token: &VerifiedToken) -> Result<(), MappingError> {
-    match (plan.delegation(), token.delegated()) {
+fn requirements(plan: &RoutePlan, subject: &Subject) -> Result<(), MappingError> {
+    match (plan.delegation(), subject.token().delegated()) {
         (DelegationRule::Required, Delegated::Nobody | Delegated::Unclear) => {
             return Err(MappingError::DelegationMissing);
         }
@@ -258,7 +275,7 @@ fn requirements(plan: &RoutePlan, token: &VerifiedToken) -> Result<(), MappingEr
         | (DelegationRule::Forbidden | DelegationRule::Optional, Delegated::Nobody) => {}
     }
     match plan.scope() {
-        Some(wanted) if !token.scopes().iter().any(|held| held == wanted) => {
+        Some(wanted) if !subject.scopes().iter().any(|held| held == wanted) => {
             Err(MappingError::ScopeMissing(wanted.into()))
         }
         _ => Ok(()),
@@ -339,7 +356,7 @@ routes:
         let loaded = config::parse("config.yaml".into(), CONFIG.into(), files.clone()).unwrap();
         let types = PolicyFiles::new(&files, &PathBuf::from("policies")).load().unwrap().types;
         let types = Types::compile(&EntitiesConfig::default(), types).unwrap();
-        let (mapping, plans) = Mapping::compile(types, &loaded.config.routes.value).unwrap();
+        let (mapping, plans) = Mapping::compile(types, &loaded.config.routes.value, &[], &[]).unwrap();
         let mut routes = RouteTable::default();
         for (requests, plan) in plans {
             routes.insert(&requests.methods, &requests.template, plan).unwrap();

@@ -20,6 +20,8 @@ use crate::token::{VerifiedToken, cache::Remembered, claims::Identifier};
 pub struct Subject {
     token: VerifiedToken,
     names: Names,
+    /// Those of the token that its client may use.
+    scopes: Vec<String>,
     agent: Entity,
     user: Option<Entity>,
     /// By context type, built when first asked for.
@@ -78,16 +80,27 @@ impl Subject {
     pub(super) fn new(
         token: VerifiedToken,
         names: Names,
+        scopes: Vec<String>,
+        said: Option<&Map<String, Value>>,
         types: &Types,
         contexts: usize,
     ) -> Result<Self, MappingError> {
-        let agent = entity(uid(&types.agent, &names.agent), types, token.claims())?;
+        // INVARIANT: the operator's word goes before the token's.
+        let agent = uid(&types.agent, &names.agent);
+        let agent = match said.filter(|said| !said.is_empty()) {
+            None => entity(agent, types, token.claims())?,
+            Some(said) => {
+                let mut claims = token.claims().clone();
+                claims.extend(said.clone());
+                entity(agent, types, &claims)?
+            }
+        };
         let user = match (&names.user, token.delegation()) {
             (Some(id), Some(delegation)) => Some(entity(uid(&types.user, id), types, delegation.attributes())?),
             _ => None,
         };
         let contexts = (0..contexts).map(|_| OnceLock::new()).collect();
-        Ok(Self { token, names, agent, user, contexts })
+        Ok(Self { token, names, scopes, agent, user, contexts })
     }
 
     /// Its names.
@@ -97,6 +110,10 @@ impl Subject {
     /// The token.
     pub const fn token(&self) -> &VerifiedToken {
         &self.token
+    }
+    /// The scopes that it may use.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
     }
     /// The agent: the principal.
     pub const fn agent(&self) -> &Entity {
@@ -160,7 +177,7 @@ impl Subject {
             let mut rest = ty.clone();
             rest.remove("scope");
             let mut fields = attributes(&rest, self.token.claims())?;
-            let words = self.token.scopes().iter().cloned().map(RestrictedExpression::new_string);
+            let words = self.scopes.iter().cloned().map(RestrictedExpression::new_string);
             fields.push(("scope".into(), RestrictedExpression::new_set(words)));
             fields
         } else {

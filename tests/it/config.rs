@@ -126,6 +126,23 @@ fn keys_may_stand_in_the_configuration_itself() {
 }
 
 #[test]
+fn what_is_said_of_clients_must_fit_issuers_and_schema() {
+    let clients = |entry: &str| problems_of(&MINIMAL.replace("routes:", &format!("clients: [{entry}]\nroutes:")));
+    assert_eq!(clients("{ client_id: a, caller_apps: [b], scopes: [c/d] }"), "");
+    for (entry, problem) in [
+        ("{ client_id: a }, { client_id: a }", "client `a` stands twice"),
+        ("{ client_id: '' }", "a client id that no token can carry"),
+        ("{ client_id: a, issuer: 'https://b.example' }", "`https://b.example` is none of the issuers"),
+        ("{ client_id: a, caller_apps: [''] }", "an app that no token can name"),
+        ("{ client_id: a, scopes: ['b c'] }", "not scopes"),
+        ("{ client_id: a, attributes: { team: b } }", "the schema gives `Agent` no attribute `team`"),
+        ("{ client_id: a, apps: [b] }", "unknown field `apps`"),
+    ] {
+        assert!(clients(entry).contains(problem), "{entry}: {}", clients(entry));
+    }
+}
+
+#[test]
 fn an_issuer_that_is_asked_needs_an_address_and_credentials() {
     let entry = |settings: &str| {
         let list =

@@ -88,6 +88,7 @@ fn every_setting_is_described() {
         "src/config/mod.rs",
         "src/config/tls.rs",
         "src/token/issuer.rs",
+        "src/entities/clients.rs",
         "src/entities/mod.rs",
         "src/entities/plan.rs",
         "src/forward/identity.rs",
