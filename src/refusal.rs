@@ -177,6 +177,7 @@ impl Refusal {
             M::DelegationUnclear,
             M::ClientUnlisted,
             M::AppRefused,
+            M::EntitiesTooMany,
             M::ClaimMissing(named()),
         ];
         let denials = [DenyReason::Policy, DenyReason::Failure].map(|reason| Denied {
@@ -319,6 +320,7 @@ fn mapping_row(error: &MappingError) -> Row {
         MappingError::DelegationForbidden => row(StatusCode::FORBIDDEN, "delegation_forbidden"),
         MappingError::DelegationUnclear => row(StatusCode::FORBIDDEN, "delegation_unclear"),
         MappingError::ClientUnlisted => row(StatusCode::FORBIDDEN, "client_unlisted"),
+        MappingError::EntitiesTooMany => row(StatusCode::FORBIDDEN, "entities_too_many"),
         MappingError::AppRefused => row(StatusCode::FORBIDDEN, "app_refused"),
         MappingError::ClaimMissing(_) => row(StatusCode::FORBIDDEN, "claim_missing"),
     }

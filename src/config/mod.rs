@@ -202,7 +202,7 @@ impl Loaded {
             Some(loaded) => (Some(loaded.policies), Some(loaded.types), loaded.warnings),
             None => (None, None, Problems::default()),
         };
-        let types = types.and_then(|types| problems.keep(Types::compile(&config.entities, types)));
+        let types = types.and_then(|types| problems.keep(Types::compile(&config.entities, types, &self.files)));
         let routes = types.and_then(|types| problems.keep(self.routes(types)));
         let compiled = (|| {
             let (mapping, routes) = routes?;

@@ -5,9 +5,12 @@ mod circumstances;
 pub mod clients;
 pub mod plan;
 pub mod schema;
+mod store;
 pub mod subject;
 pub mod template;
 pub mod value;
+
+use std::{path::PathBuf, sync::Arc};
 
 use cedar_policy::{Context, Entities, EntityTypeName, Request};
 use serde::Deserialize;
@@ -18,6 +21,7 @@ use self::{
     clients::{ClientConfig, Clients},
     plan::Requests,
     schema::{Record, SchemaTypes, Type},
+    store::Store,
 };
 pub use self::{
     plan::{DelegationRule, RouteConfig, RoutePlan},
@@ -26,6 +30,7 @@ pub use self::{
 use crate::{
     base::{
         clock::Timestamp,
+        files::Files,
         problem::{Problem, Problems},
     },
     request::{Inbound, route::Match},
@@ -42,6 +47,8 @@ pub struct EntitiesConfig {
     pub user: Option<Spanned<String>>,
     /// For whom a question is put, where a route does not say. Default the agent.
     pub principals: Option<Spanned<Vec<Side>>>,
+    /// Files of entities, in Cedar's JSON. Default none.
+    pub files: Vec<Spanned<PathBuf>>,
 }
 
 /// Why no question could be put.
@@ -62,6 +69,9 @@ pub enum MappingError {
     /// The configuration speaks of clients, and not of this one.
     #[error("the client is not listed")]
     ClientUnlisted,
+    /// More written-down entities could be reached than may stand beside a question.
+    #[error("too many entities can be reached")]
+    EntitiesTooMany,
     /// The client may not be called by this app.
     #[error("the client may not be called by this app")]
     AppRefused,
@@ -78,14 +88,15 @@ pub struct Types {
     user: EntityTypeName,
     /// For whom a question is put, where a route does not say.
     principals: Option<Spanned<Vec<Side>>>,
+    store: Arc<Store>,
 }
 
 impl Types {
-    /// Finds the configured types in the schema.
+    /// Finds the configured types in the schema, and reads the files of entities.
     ///
     /// # Errors
     /// A [`Problem`] for each that is not there.
-    pub fn compile(config: &EntitiesConfig, schema: SchemaTypes) -> Result<Self, Problems> {
+    pub fn compile(config: &EntitiesConfig, schema: SchemaTypes, files: &Files) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let agent = problems.keep(known_type(config.agent.as_ref(), "Agent", &schema));
         let user = problems.keep(known_type(config.user.as_ref(), "User", &schema));
@@ -96,7 +107,9 @@ impl Types {
             problems.push(problem.fix("declare two entity types"));
         }
         let principals = config.principals.clone();
-        let types = agent.zip(user).map(|(agent, user)| Self { schema, agent, user, principals });
+        let store = problems.keep(Store::compile(&config.files, files, &schema)).map(Arc::new);
+        let types = agent.zip(user).zip(store);
+        let types = types.map(|((agent, user), store)| Self { schema, agent, user, principals, store });
         problems.keep(types.as_ref().map_or(Ok(()), Self::check_subjects));
         problems.into_result(types)
     }
@@ -240,7 +253,8 @@ impl Mapping {
             let request = Context::from_pairs([request]).map_err(|_| missing("request"))?;
             context = context.merge(request).map_err(|_| missing("request"))?;
         }
-        let resource = plan.resource(&found.parameters)?;
+        let (resource, attributes) = plan.resource(&found.parameters)?;
+        let resource = self.types.store.complete(resource, attributes, &self.types.schema)?;
         let mut requests = Vec::with_capacity(plan.principals().len());
         for side in plan.principals() {
             let principal = match side {
@@ -254,7 +268,9 @@ impl Mapping {
         // Where the subject is the resource too, it is one entity; the route says nothing of it.
         let resource =
             Some(&resource).filter(|resource| subjects.clone().all(|subject| subject.uid() != resource.uid()));
-        let entities = subjects.chain(resource).chain(plan.action_groups()).cloned();
+        let mut entities: Vec<_> = subjects.chain(resource).cloned().collect();
+        entities.extend(self.types.store.reached_from(&entities)?);
+        entities.extend(plan.action_groups().iter().cloned());
         Ok(DecisionRequest {
             requests,
             entities: Entities::from_entities(entities, None).map_err(|_| missing("entities"))?,
@@ -284,15 +300,12 @@ fn requirements(plan: &RoutePlan, subject: &Subject) -> Result<(), MappingError>
 
 #[cfg(all(test, feature = "doors"))]
 mod tests {
-    use std::{path::PathBuf, sync::Arc};
-
     use http::{HeaderMap, Method, header};
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
     use super::*;
     use crate::{
-        base::files::Files,
         config,
         demo::keys::SigningKey,
         policy::PolicyFiles,
@@ -355,7 +368,7 @@ routes:
         ]);
         let loaded = config::parse("config.yaml".into(), CONFIG.into(), files.clone()).unwrap();
         let types = PolicyFiles::new(&files, &PathBuf::from("policies")).load().unwrap().types;
-        let types = Types::compile(&EntitiesConfig::default(), types).unwrap();
+        let types = Types::compile(&EntitiesConfig::default(), types, &files).unwrap();
         let (mapping, plans) = Mapping::compile(types, &loaded.config.routes.value, &[], &[]).unwrap();
         let mut routes = RouteTable::default();
         for (requests, plan) in plans {

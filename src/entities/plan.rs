@@ -1,7 +1,10 @@
 //! What the house does with a route's requests: the Cedar action and resource they stand for, and what their token
 //! must hold.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use cedar_policy::{Entity, EntityUid, RestrictedExpression};
 use http::Method;
@@ -238,7 +241,8 @@ impl RouteConfig {
             problems.push(Problem::at(&self.resource, message).fix("add it to `appliesTo { resource: [...] }`"));
         }
         for of in [&types.agent, &types.user, &resource.type_name] {
-            if let Some(unsupplied) = types.schema.unsupplied(of) {
+            let written = |unsupplied: &&str| *unsupplied == "parents" && !types.store.is_empty();
+            if let Some(unsupplied) = types.schema.unsupplied(of).filter(|unsupplied| !written(unsupplied)) {
                 let message = format!(
                     "the schema gives `{of}` {unsupplied}, which nothing supplies: a policy about them would never apply"
                 );
@@ -324,7 +328,8 @@ impl RouteConfig {
             let template = template.map_err(|message| Problem::at(text, message));
             attributes.extend(problems.keep(template).map(|template| (name.clone(), template)));
         }
-        for (name, _) in shape.iter().filter(|(name, it)| it.required && !self.attributes.contains_key(*name)) {
+        let lacks = |name: &String| !self.attributes.contains_key(name) && types.store.is_empty();
+        for (name, _) in shape.iter().filter(|(name, it)| it.required && lacks(name)) {
             let message = format!("the schema requires attribute `{name}` of `{}`", resource.type_name);
             problems.push(Problem::at(&self.resource, message).fix(format!("add `attributes: {{ {name}: … }}`")));
         }
@@ -363,11 +368,14 @@ impl RoutePlan {
         &self.action_groups
     }
 
-    /// The resource that a request names, with its attributes.
-    pub(super) fn resource(&self, parameters: &Parameters<'_, '_>) -> Result<Entity, MappingError> {
+    /// The resource that a request names, and the attributes that the route gives it.
+    pub(super) fn resource(
+        &self,
+        parameters: &Parameters<'_, '_>,
+    ) -> Result<(EntityUid, HashMap<String, RestrictedExpression>), MappingError> {
         let missing = |name: &str| MappingError::ClaimMissing(name.to_owned());
         let uid = self.resource.fill(parameters).ok_or_else(|| missing("resource"))?;
-        let mut attributes = std::collections::HashMap::with_capacity(self.attributes.len());
+        let mut attributes = HashMap::with_capacity(self.attributes.len());
         for (name, template) in &self.attributes {
             let value = match template {
                 AttributeTemplate::Text(text) => text.fill(parameters).map(RestrictedExpression::new_string),
@@ -375,6 +383,6 @@ impl RoutePlan {
             };
             attributes.insert(name.clone(), value.ok_or_else(|| missing(name))?);
         }
-        Entity::new(uid, attributes, std::collections::HashSet::new()).map_err(|_| missing("resource"))
+        Ok((uid, attributes))
     }
 }

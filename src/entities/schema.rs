@@ -71,6 +71,8 @@ pub struct SchemaTypes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct EntityType {
     attributes: Record,
+    /// What its entities may be in.
+    parents: Vec<EntityTypeName>,
     /// What entities of the type have that nothing in the house supplies.
     unsupplied: Option<&'static str>,
 }
@@ -99,7 +101,8 @@ impl SchemaTypes {
                     } else {
                         entity.get("tags").filter(|tags| !tags.is_null()).map(|_| "tags")
                     };
-                let entity = EntityType { attributes: shape, unsupplied };
+                let parents = type_names(entity, "memberOfTypes")?;
+                let entity = EntityType { attributes: shape, parents, unsupplied };
                 types.entities.insert(type_name(&qualified(namespace, name))?, entity);
             }
             for (name, action) in members(definition, "actions") {
@@ -128,6 +131,11 @@ impl SchemaTypes {
     /// What entities of a type have (parents, tags) that nothing supplies, so that policies about it never apply.
     pub fn unsupplied(&self, name: &EntityTypeName) -> Option<&'static str> {
         self.entities.get(name)?.unsupplied
+    }
+
+    /// Whether entities of type `name` may be in one of type `parent`.
+    pub fn may_be_in(&self, name: &EntityTypeName, parent: &EntityTypeName) -> bool {
+        self.entities.get(name).is_some_and(|entity| entity.parents.contains(parent))
     }
 
     /// The same, knowing which groups actions are in.
@@ -227,8 +235,8 @@ fn type_name(name: &str) -> Result<EntityTypeName, String> {
     name.parse().map_err(|_| format!("`{name}` is not a type name"))
 }
 
-fn type_names(applies: &Value, kind: &str) -> Result<Vec<EntityTypeName>, String> {
-    let names = applies.get(kind).and_then(Value::as_array).into_iter().flatten();
+fn type_names(holder: &Value, kind: &str) -> Result<Vec<EntityTypeName>, String> {
+    let names = holder.get(kind).and_then(Value::as_array).into_iter().flatten();
     names.map(|name| type_name(name.as_str().unwrap_or_default())).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Who asks, as Cedar sees them: built once per token and kept beside it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::{
     MappingError, Types,
     schema::{Record, Type},
-    value::attributes,
+    value::{attributes, present},
 };
 use crate::token::{VerifiedToken, cache::Remembered, claims::Identifier};
 
@@ -201,12 +201,11 @@ fn uid(type_name: &cedar_policy::EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(type_name.clone(), EntityId::new(id))
 }
 
-/// An entity with those attributes of its type that `values` supplies.
+/// An entity with those attributes of its type that `values` supplies, and with what is written down of it.
 fn entity(uid: EntityUid, types: &Types, values: &Map<String, Value>) -> Result<Entity, MappingError> {
     let attributes: HashMap<_, _> = match types.schema.entity(uid.type_name()) {
-        Some(shape) => attributes(shape, values)?.into_iter().collect(),
+        Some(shape) => present(shape, values)?.into_iter().collect(),
         None => HashMap::new(),
     };
-    let kind = uid.type_name().to_string();
-    Entity::new(uid, attributes, HashSet::new()).map_err(|_| MappingError::ClaimMissing(kind))
+    types.store.complete(uid, attributes, &types.schema)
 }

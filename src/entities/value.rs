@@ -14,16 +14,26 @@ use super::{
 /// # Errors
 /// [`MappingError::ClaimMissing`] when a required attribute is absent, or one does not fit its type.
 pub fn attributes(record: &Record, values: &Map<String, Value>) -> Result<Attributes, MappingError> {
-    let mut attributes = Attributes::new();
-    for (name, attribute) in record {
-        let value = values.get(name).filter(|value| !value.is_null());
-        match value.map(|value| expression(&attribute.ty, value)) {
-            Some(Some(expression)) => attributes.push((name.clone(), expression)),
-            None if !attribute.required => {}
-            _ => return Err(MappingError::ClaimMissing(name.clone())),
-        }
+    let lacks = |name: &String| values.get(name).is_none_or(Value::is_null);
+    match record.iter().find(|(name, attribute)| attribute.required && lacks(name)) {
+        Some((name, _)) => Err(MappingError::ClaimMissing(name.clone())),
+        None => present(record, values),
     }
-    Ok(attributes)
+}
+
+/// The attributes of `record` that `values` supplies, whichever they are.
+///
+/// # Errors
+/// [`MappingError::ClaimMissing`] when one does not fit its type.
+pub fn present(record: &Record, values: &Map<String, Value>) -> Result<Attributes, MappingError> {
+    let supplied = record.iter().filter_map(|(name, attribute)| {
+        let value = values.get(name).filter(|value| !value.is_null())?;
+        Some((name, expression(&attribute.ty, value)))
+    });
+    let fitting = supplied.map(|(name, value)| {
+        value.map(|value| (name.clone(), value)).ok_or_else(|| MappingError::ClaimMissing(name.clone()))
+    });
+    fitting.collect()
 }
 
 /// Names and values of attributes.

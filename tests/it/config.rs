@@ -126,6 +126,43 @@ fn keys_may_stand_in_the_configuration_itself() {
 }
 
 #[test]
+fn entities_that_are_written_down_must_fit_the_schema() {
+    let entities = |text: &str| {
+        let names = ["policies/schema.cedarschema", "policies/users.cedar"];
+        let policies = names.map(|name| (name, house::repository(name)));
+        let text = [("e.json", text.to_owned())];
+        let files = Files::memory(policies.iter().chain(&text).map(|(name, text)| (*name, text.as_str())));
+        let config = MINIMAL.replace("routes:", "entities: { files: [e.json] }\nroutes:");
+        let compiled = config::parse("config.yaml".into(), config, files).and_then(|loaded| loaded.compile());
+        compiled.map(|_| String::new()).unwrap_or_else(|problems| problems.to_string())
+    };
+    let one = |kind: &str, attrs: &str, parents: &str| {
+        entities(&format!(
+            r#"[{{ "uid": {{ "type": "{kind}", "id": "a" }}, "attrs": {attrs}, "parents": {parents} }}]"#
+        ))
+    };
+    assert_eq!(one("UserData", r#"{ "owner": { "__entity": { "type": "User", "id": "u" } } }"#, "[]"), "");
+    for (shown, problem) in [
+        (one("Unknown", "{}", "[]"), "the schema has no entity type `Unknown`"),
+        (one("UserData", r#"{ "size": 1 }"#, "[]"), "no attribute `size`"),
+        (one("UserData", r#"{ "owner": "u" }"#, "[]"), "`owner` of `UserData::\"a\"` is of another type"),
+        (one("UserData", r#"{ "owner": { "__entity": { "type": "Agent", "id": "u" } } }"#, "[]"), "is of another type"),
+        (one("UserData", "{}", r#"[{ "type": "User", "id": "u" }]"#), "lets no `UserData` be in a `User`"),
+        (one("User", "{ \"a\": 1, \"a\": 1 }", "[]"), "is not a JSON array of entities"),
+        (entities("{}"), "is not a JSON array of entities"),
+        (
+            entities(
+                r#"[{ "uid": { "type": "User", "id": "a" }, "attrs": {}, "parents": [] },
+            { "uid": { "type": "User", "id": "a" }, "attrs": {}, "parents": [] }]"#,
+            ),
+            "stands twice",
+        ),
+    ] {
+        assert!(shown.contains(problem), "{problem} is not in {shown}");
+    }
+}
+
+#[test]
 fn what_is_said_of_clients_must_fit_issuers_and_schema() {
     let clients = |entry: &str| problems_of(&MINIMAL.replace("routes:", &format!("clients: [{entry}]\nroutes:")));
     assert_eq!(clients("{ client_id: a, caller_apps: [b], scopes: [c/d] }"), "");

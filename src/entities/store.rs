@@ -1,0 +1,197 @@
+//! Entities that operators write down, in Cedar's own JSON: groups, parents, and attributes that neither tokens nor paths
+//! supply. Read once; what a question can reach of them is put beside it.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    path::PathBuf,
+};
+
+use cedar_policy::{Entities, Entity, EntityUid, EvalResult, RestrictedExpression};
+use serde_json::Value;
+use serde_saphyr::Spanned;
+
+use super::{
+    MappingError,
+    schema::{Extension, SchemaTypes, Type},
+};
+use crate::base::{
+    files::Files,
+    json,
+    problem::{Problem, Problems, causes},
+};
+
+/// Entities that may stand beside one question.
+const REACHED_MAX: usize = 1_000;
+
+/// What is written down.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    entities: Entities,
+    /// The entities that another's attributes name.
+    named: HashMap<EntityUid, Vec<EntityUid>>,
+}
+
+impl Store {
+    /// Reads files of entities.
+    ///
+    /// # Errors
+    /// Every [`Problem`] they have.
+    pub(super) fn compile(paths: &[Spanned<PathBuf>], files: &Files, types: &SchemaTypes) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let (mut all, mut seen) = (Vec::new(), HashSet::new());
+        for path in paths {
+            for entity in problems.keep(read(path, files, types)).unwrap_or_default() {
+                if seen.insert(entity.uid()) {
+                    all.push(entity);
+                } else {
+                    problems.push(Problem::at(path, format!("`{}` stands twice", entity.uid())).fix("merge the two"));
+                }
+            }
+        }
+        let named = all.iter().map(|entity| (entity.uid(), named_by(entity))).collect();
+        let entities = Entities::from_entities(all, None).map_err(|error| Problem::new(causes(&error)));
+        let entities = problems.keep(entities);
+        problems.into_result(entities.map(|entities| Self { entities, named }))
+    }
+
+    /// Whether nothing is written down.
+    pub(super) fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    /// The entity with these attributes, and with what is written down of it: further attributes, and its parents.
+    ///
+    /// # Errors
+    /// `ClaimMissing` where nobody supplies an attribute that the schema requires.
+    pub(super) fn complete(
+        &self,
+        uid: EntityUid,
+        mut attributes: HashMap<String, RestrictedExpression>,
+        types: &SchemaTypes,
+    ) -> Result<Entity, MappingError> {
+        let mut parents = HashSet::new();
+        if let Some(known) = self.entities.get(&uid) {
+            let (_, further, theirs) = known.clone().into_inner();
+            parents = theirs;
+            for (name, value) in further {
+                attributes.entry(name).or_insert(value);
+            }
+        }
+        let shape = types.entity(uid.type_name()).into_iter().flatten();
+        if let Some((name, _)) = shape.into_iter().find(|(name, it)| it.required && !attributes.contains_key(*name)) {
+            return Err(MappingError::ClaimMissing(name.clone()));
+        }
+        let kind = uid.type_name().to_string();
+        Entity::new(uid, attributes, parents).map_err(|_| MappingError::ClaimMissing(kind))
+    }
+
+    /// What is written down of everything that `entities` are in or name, and so on, without themselves.
+    ///
+    /// # Errors
+    /// `EntitiesTooMany`.
+    pub(super) fn reached_from(&self, entities: &[Entity]) -> Result<Vec<Entity>, MappingError> {
+        if self.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut seen: HashSet<_> = entities.iter().map(Entity::uid).collect();
+        let within = |uid: &EntityUid| self.entities.ancestors(uid).into_iter().flatten().cloned().collect::<Vec<_>>();
+        let mut next: VecDeque<_> =
+            entities.iter().flat_map(|entity| [named_by(entity), within(&entity.uid())].concat()).collect();
+        let mut reached = Vec::new();
+        while let Some(uid) = next.pop_front() {
+            if !seen.insert(uid.clone()) {
+                continue;
+            }
+            let Some(entity) = self.entities.get(&uid) else { continue };
+            if reached.len() >= REACHED_MAX {
+                return Err(MappingError::EntitiesTooMany);
+            }
+            reached.push(entity.clone());
+            next.extend(within(&uid));
+            next.extend(self.named.get(&uid).into_iter().flatten().cloned());
+        }
+        Ok(reached)
+    }
+}
+
+fn read(path: &Spanned<PathBuf>, files: &Files, types: &SchemaTypes) -> Result<Vec<Entity>, Problems> {
+    let shown = path.value.display();
+    let text = files.read(&path.value).map_err(|error| {
+        Problem::at(path, format!("cannot read `{shown}`: {error}"))
+            .fix("the path is relative to the configuration file")
+    })?;
+    let Ok(Value::Array(items)) = json::parse(text.as_bytes()) else {
+        let problem = Problem::at(path, format!("`{shown}` is not a JSON array of entities"));
+        return Err(problem.fix("write `[{ \"uid\": { \"type\", \"id\" }, \"attrs\": {}, \"parents\": [] }]`").into());
+    };
+    let mut problems = Problems::default();
+    let mut entities = Vec::with_capacity(items.len());
+    for (index, item) in items.into_iter().enumerate() {
+        let parsed = Entity::from_json_value(item, None).map_err(|error| causes(&error));
+        match parsed.and_then(|entity| check(&entity, types).map(|()| entity)) {
+            Ok(entity) => entities.push(entity),
+            Err(reason) => problems.push(Problem::at(path, format!("entity {index} of `{shown}`: {reason}"))),
+        }
+    }
+    problems.into_result(Some(entities))
+}
+
+/// What the schema does not know, or has otherwise, would be there for no policy or make it err.
+fn check(entity: &Entity, types: &SchemaTypes) -> Result<(), String> {
+    let uid = entity.uid();
+    let shape =
+        types.entity(uid.type_name()).ok_or_else(|| format!("the schema has no entity type `{}`", uid.type_name()))?;
+    for (name, value) in entity.attrs() {
+        let known =
+            shape.get(name).ok_or_else(|| format!("the schema gives `{}` no attribute `{name}`", uid.type_name()))?;
+        if !value.is_ok_and(|value| fits(&value, &known.ty)) {
+            return Err(format!("`{name}` of `{uid}` is of another type in the schema"));
+        }
+    }
+    let (_, _, parents) = entity.clone().into_inner();
+    match parents.iter().find(|parent| !types.may_be_in(uid.type_name(), parent.type_name())) {
+        None => Ok(()),
+        Some(parent) => Err(format!("the schema lets no `{}` be in a `{}`", uid.type_name(), parent.type_name())),
+    }
+}
+
+fn fits(value: &EvalResult, ty: &Type) -> bool {
+    match (value, ty) {
+        (EvalResult::Bool(_), Type::Bool)
+        | (EvalResult::Long(_), Type::Long)
+        | (EvalResult::String(_), Type::String) => true,
+        (EvalResult::Set(items), Type::Set(element)) => items.iter().all(|item| fits(item, element)),
+        (EvalResult::EntityUid(uid), Type::Entity(kind)) => uid.type_name() == kind,
+        (EvalResult::Record(fields), Type::Record(record)) => {
+            record.iter().all(|(name, it)| fields.get(name).map_or(!it.required, |value| fits(value, &it.ty)))
+                && fields.iter().all(|(name, _)| record.contains_key(name))
+        }
+        (EvalResult::ExtensionValue(text), Type::Extension(kind)) => text.starts_with(match kind {
+            Extension::Ip => "ip(",
+            Extension::Decimal => "decimal(",
+            Extension::Datetime => "datetime(",
+            Extension::Duration => "duration(",
+        }),
+        _ => false,
+    }
+}
+
+/// The entities that an entity's attributes name.
+fn named_by(entity: &Entity) -> Vec<EntityUid> {
+    let mut named = Vec::new();
+    for (_, value) in entity.attrs() {
+        if let Ok(value) = value {
+            collect(&value, &mut named);
+        }
+    }
+    named
+}
+
+fn collect(value: &EvalResult, named: &mut Vec<EntityUid>) {
+    match value {
+        EvalResult::EntityUid(uid) => named.push(uid.clone()),
+        EvalResult::Set(items) => items.iter().for_each(|item| collect(item, named)),
+        EvalResult::Record(fields) => fields.iter().for_each(|(_, field)| collect(field, named)),
+        _ => {}
+    }
+}
