@@ -55,7 +55,10 @@ impl Bench {
         let rules = Rules::compile(&serde_json::from_value(config).unwrap(), &files).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let inside = runtime.enter();
-        let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &Sources { clock: Arc::new(portcullis::base::clock::SystemClock), fetch: Arc::new(Nobody), files });
+        let issuers = Issuers::start(
+            Trust::plain(vec![rules]).unwrap(),
+            &Sources { clock: Arc::new(portcullis::base::clock::SystemClock), fetch: Arc::new(Nobody), files },
+        );
         drop(inside);
         runtime.block_on(issuers.first_attempts());
         Self { runtime, issuers, key }
