@@ -170,3 +170,17 @@ async fn every_metric_is_described_and_labels_come_from_closed_sets() {
         ])
     );
 }
+
+#[test]
+fn every_row_of_the_truth_tables_is_a_case() {
+    let cases = ["policies", "principals"].map(|name| house::repository(&format!("tests/cases/{name}.yaml"))).concat();
+    let page = house::repository("docs/deciding.md");
+    let tables = page.split("the case that shows it |").skip(1);
+    let rows =
+        tables.flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')).collect::<Vec<_>>());
+    let named: Vec<_> = rows.map(|row| row.trim_matches(['|', ' ']).rsplit('|').next().unwrap().trim()).collect();
+    assert_eq!(named.len(), 9, "{named:?}");
+    for name in named {
+        assert!(cases.contains(&format!("  - name: {name}\n")), "there is no case `{name}`");
+    }
+}
