@@ -4,6 +4,7 @@
 use std::{
     fmt,
     ops::{Range, RangeInclusive},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -42,6 +43,12 @@ impl Problem {
     /// A problem with a place in `source`.
     pub fn in_source(message: impl Into<String>, place: Range<usize>, source: &Arc<Source>) -> Self {
         Self { place: Some(place), source: Some(source.clone()), ..Self::new(message) }
+    }
+
+    /// A file that the configuration names cannot be read.
+    pub fn unreadable(path: &Spanned<PathBuf>, error: &std::io::Error) -> Self {
+        Self::at(path, format!("cannot read `{}`: {error}", path.value.display()))
+            .fix("the path is relative to the configuration file")
     }
 
     /// What serde-saphyr says about `source`.

@@ -40,10 +40,7 @@ impl SecretSource {
                 (std::env::var(&name.value).map_err(|_| missing())?, Problem::at(name, "the variable is empty"))
             }
             Self::File(path) => {
-                let failed = |error| {
-                    Problem::at(path, format!("cannot read `{}`: {error}", path.value.display()))
-                        .fix("the path is relative to the configuration file")
-                };
+                let failed = |error| Problem::unreadable(path, &error);
                 (files.read(&path.value).map_err(failed)?, Problem::at(path, "the file is empty"))
             }
         };

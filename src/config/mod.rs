@@ -65,7 +65,7 @@ pub struct Config {
     /// What the operator says of clients. Where it says anything, no other client comes in.
     #[serde(default)]
     pub clients: Vec<ClientConfig>,
-    /// The schema's names for agents and users.
+    /// The schema's names for agents and users, for whom questions are put, and the entities that are written down.
     #[serde(default)]
     pub entities: EntitiesConfig,
     /// What the upstream is told.

@@ -58,12 +58,7 @@ impl TlsConfig {
     /// A [`Problem`] for each that is not there.
     pub fn read(&self, files: &Files) -> Result<TlsFiles, Problems> {
         let mut problems = Problems::default();
-        let text = |path: &Spanned<PathBuf>| {
-            files.read(&path.value).map_err(|error| {
-                Problem::at(path, format!("cannot read `{}`: {error}", path.value.display()))
-                    .fix("the path is relative to the configuration file")
-            })
-        };
+        let text = |path: &Spanned<PathBuf>| files.read(&path.value).map_err(|error| Problem::unreadable(path, &error));
         let client_certificate = self.client_certificate.as_ref().map_or(ClientCertificate::Off, |it| it.value);
         if let (ClientCertificate::Off, Some(authorities)) = (client_certificate, &self.client_authorities) {
             problems.push(

@@ -37,7 +37,7 @@ use crate::{
     token::{VerifiedToken, binding::Possession, delegation::Delegated},
 };
 
-/// The section `entities`: the schema's names for those who ask.
+/// The section `entities`: the schema's names for those who ask, and what is written down of entities.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EntitiesConfig {

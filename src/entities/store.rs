@@ -116,10 +116,7 @@ impl Store {
 
 fn read(path: &Spanned<PathBuf>, files: &Files, types: &SchemaTypes) -> Result<Vec<Entity>, Problems> {
     let shown = path.value.display();
-    let text = files.read(&path.value).map_err(|error| {
-        Problem::at(path, format!("cannot read `{shown}`: {error}"))
-            .fix("the path is relative to the configuration file")
-    })?;
+    let text = files.read(&path.value).map_err(|error| Problem::unreadable(path, &error))?;
     let Ok(Value::Array(items)) = json::parse(text.as_bytes()) else {
         let problem = Problem::at(path, format!("`{shown}` is not a JSON array of entities"));
         return Err(problem.fix("write `[{ \"uid\": { \"type\", \"id\" }, \"attrs\": {}, \"parents\": [] }]`").into());

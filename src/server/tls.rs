@@ -8,7 +8,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
 use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -26,6 +25,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use crate::base::digest::sha256;
 use crate::config::tls::{ClientCertificate, TlsFiles};
 
 /// SHA-256 of a client certificate in DER.
@@ -142,7 +142,7 @@ pub async fn accept(
 ) -> io::Result<(VirtualSocketStream, Option<CertificateDigest>)> {
     let stream = acceptor.accept(stream).await?;
     let presented = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let known = presented.and_then(|certificate| digest(&SHA256, certificate).as_ref().try_into().ok());
+    let known = presented.map(|certificate| sha256(certificate));
     Ok((VirtualSocketStream::new(Box::new(Secured(stream))), known))
 }
 

@@ -1,12 +1,14 @@
 //! Where a token may stand: once, in `Authorization`, as RFC 6750 section 2.1 and RFC 9449 section 7.1 say. Never in a
 //! query or body.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::header;
 
 use super::TokenError;
-use crate::request::{Inbound, headers::only};
+use crate::{
+    base::digest::sha256,
+    request::{Inbound, headers::only},
+};
 
 /// The longest token that is looked at, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -89,9 +91,7 @@ impl<'a> RawToken<'a> {
 
     /// Its digest.
     pub fn fingerprint(&self) -> Fingerprint {
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(digest(&SHA256, self.0.as_bytes()).as_ref());
-        Fingerprint(bytes)
+        Fingerprint(sha256(self.0.as_bytes()))
     }
 
     /// Whether it has the three parts of a JWT, and the first decodes to what begins as a JSON object does.

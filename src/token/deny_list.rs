@@ -4,11 +4,10 @@
 
 use std::{collections::HashMap, io, path::PathBuf};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use super::VerifiedToken;
-use crate::base::{clock::Timestamp, files::Files, json};
+use crate::base::{clock::Timestamp, digest::sha256, files::Files, json};
 
 /// Entries that a list may have.
 pub const ENTRIES_MAX: usize = 100_000;
@@ -122,7 +121,7 @@ impl Entry {
 
     fn id(&self) -> EntryId {
         let content = self.line().unwrap_or_default();
-        digest(&SHA256, content.as_bytes()).as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        sha256(content.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     fn narrowest(&self) -> Option<(Narrow, &String)> {

@@ -3,7 +3,6 @@
 
 use std::time::Instant;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderName;
 use serde_json::Value;
@@ -24,6 +23,7 @@ use super::{
 use crate::{
     base::{
         clock::Timestamp,
+        digest::sha256,
         files::Files,
         problem::{Problem, Problems},
         secret::SecretSource,
@@ -169,8 +169,8 @@ fn signed_by(proof: RawToken<'_>, key: &Thumbprint) -> Option<serde_json::Map<St
 }
 
 fn proof_id(key: &Thumbprint, jti: &str) -> ProofId {
-    let whole = digest(&SHA256, &[key, jti.as_bytes()].concat());
-    whole.as_ref().first_chunk().copied().unwrap_or_default()
+    let whole = sha256(&[key, jti.as_bytes()].concat());
+    whole.first_chunk().copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -184,10 +184,7 @@ fn key_source(settings: &IssuerSettings, files: &Files) -> Result<KeySource, Pro
     match (&settings.jwks_uri, &settings.jwks_file, &settings.jwks) {
         (Some(uri), None, None) => fetchable(uri, transport, "is no place to fetch keys from").map(KeySource::Url),
         (None, Some(file), None) => {
-            let text = files.read(&file.value).map_err(|error| {
-                Problem::at(file, format!("cannot read `{}`: {error}", file.value.display()))
-                    .fix("the path is relative to the configuration file")
-            })?;
+            let text = files.read(&file.value).map_err(|error| Problem::unreadable(file, &error))?;
             let checked = KeySet::parse(text.as_bytes());
             checked.map_err(|error| Problem::at(file, error.to_string()).fix(JWK_SET))?;
             Ok(KeySource::File(file.value.clone()))

@@ -3,13 +3,12 @@
 
 use std::collections::HashSet;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::DecodingKey;
 use serde_json::{Map, Value};
 
 use super::algorithm::{Algorithm, KeyShape};
-use crate::base::json;
+use crate::base::{digest::sha256, json};
 
 /// How many keys of a set are looked at.
 pub const KEYS_MAX: usize = 100;
@@ -173,8 +172,7 @@ fn thumbprint(jwk: &Map<String, Value>, shape: KeyShape) -> Result<[u8; 32], &'s
         // INVARIANT: base64url, or one of the names above: nothing in it needs escaping.
         canonical.push(format!("\"{name}\":\"{}\"", text(jwk, name)?.unwrap_or_default()));
     }
-    let whole = digest(&SHA256, format!("{{{}}}", canonical.join(",")).as_bytes());
-    whole.as_ref().try_into().map_err(|_| "no thumbprint")
+    Ok(sha256(format!("{{{}}}", canonical.join(",")).as_bytes()))
 }
 
 fn text<'a>(jwk: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, &'static str> {

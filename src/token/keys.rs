@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
@@ -26,7 +25,7 @@ use super::{
     key_copy::KeyCopy,
     key_source::{KeySource, SourceError, Sources},
 };
-use crate::base::fetch::Document;
+use crate::base::digest::sha256;
 
 /// How a ring is kept fresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +78,7 @@ pub enum KeyError {
 pub struct KeyRing {
     shared: Arc<Shared>,
     settings: Settings,
-    /// Names of keys that the source did not have of late, by digest.
+    /// Names of keys that the source did not have of late, by digest, however long they are.
     absent: moka::sync::Cache<[u8; 32], ()>,
     task: AbortHandle,
 }
@@ -164,7 +163,9 @@ impl KeyRing {
             let state = self.shared.state.borrow();
             match state.find(&wanted, &self.settings) {
                 Err(error) if !state.may_fetch(&self.settings) => return Err(error),
-                Err(KeyError::Unknown) if self.absent.contains_key(&named(name)) => return Err(KeyError::Unknown),
+                Err(KeyError::Unknown) if self.absent.contains_key(&sha256(name.as_bytes())) => {
+                    return Err(KeyError::Unknown);
+                }
                 Err(_) => state.attempts,
                 found => return found,
             }
@@ -175,7 +176,7 @@ impl KeyRing {
             Ok(Ok(state)) => {
                 let found = state.find(&wanted, &self.settings);
                 if matches!(found, Err(KeyError::Unknown)) {
-                    self.absent.insert(named(name), ());
+                    self.absent.insert(sha256(name.as_bytes()), ());
                 }
                 found
             }
@@ -283,65 +284,70 @@ impl Keeper {
         let mut retry = RETRY_FIRST;
         loop {
             self.shared.drop_keys(|state| state.current(settings).is_none());
-            let outcome = self.source.load(&self.sources, settings.fetch_timeout).await;
-            let pause = match &outcome {
+            let (pause, kept) = match self.source.load(&self.sources, settings.fetch_timeout).await {
                 Ok((document, keys)) => {
-                    self.note(document, keys).await;
+                    self.note(&keys);
                     retry = RETRY_FIRST;
+                    self.shared.publish(Ok(keys));
                     // Keys are fetched again well before they are too old to serve.
                     let longest = settings.refresh_interval.min(settings.stale_max.div_f64(2.0));
-                    document.fresh_for.map_or(longest, |fresh| fresh.max(settings.cooldown).min(longest))
+                    let pause = document.fresh_for.map_or(longest, |fresh| fresh.max(settings.cooldown).min(longest));
+                    (pause, Some(document.body))
                 }
                 Err(error) => {
-                    self.warn(error).await;
+                    self.warn(&error);
+                    let withdrawn = error.is_withdrawal();
+                    if withdrawn {
+                        // An issuer that says that it has no key has withdrawn those it had.
+                        self.shared.drop_keys(|_| true);
+                    } else {
+                        self.recall().await;
+                    }
+                    self.shared.publish(Err(()));
                     let pause = retry.min(settings.refresh_interval).min(self.shared.fresh_for(settings));
                     retry = retry.saturating_mul(2).min(RETRY_MAX);
-                    pause
+                    (pause, withdrawn.then(|| NO_KEYS.to_vec()))
                 }
             };
-            self.shared.publish(outcome.map(|(_, keys)| keys).map_err(|_| ()));
-            wait_for_next(pause, settings.cooldown, &self.shared.wanted).await;
+            // Beside the wait: what is in force does not wait for a disk.
+            tokio::join!(wait_for_next(pause, settings.cooldown, &self.shared.wanted), self.keep_copy(kept));
         }
     }
 
-    async fn note(&self, document: &Document, keys: &KeySet) {
+    fn note(&self, keys: &KeySet) {
         tracing::debug!(issuer = %self.name, keys = keys.len(), "keys fetched");
         let skipped = self.shared.state.borrow().keys.as_ref().map_or_else(Vec::new, |keys| keys.skipped().to_vec());
         if skipped != keys.skipped() {
             tracing::warn!(issuer = %self.name, skipped = ?keys.skipped(), "the key set holds keys that cannot be used");
         }
-        if let Some(copy) = &self.copy {
-            copy.keep(String::from_utf8_lossy(&document.body).into_owned()).await;
-        }
     }
 
-    async fn warn(&self, error: &SourceError) {
+    fn warn(&self, error: &SourceError) {
         let age = self.shared.state.borrow().age().map(|age| age.as_secs());
         tracing::warn!(issuer = %self.name, %error, keys_age_s = age, "keys could not be fetched");
-        let Some(copy) = &self.copy else { return self.withdraw(error) };
-        if error.is_withdrawal() {
-            copy.keep(NO_KEYS.to_owned()).await;
-        } else if self.shared.state.borrow().keys.is_none()
+    }
+
+    /// Takes the keys from the copy, where there are none.
+    async fn recall(&self) {
+        if let Some(copy) = self.copy.as_ref().filter(|_| self.shared.state.borrow().keys.is_none())
             && let Some((keys, age)) = copy.recall(self.settings.stale_max).await
         {
             self.shared.change(|state| state.put(keys, age));
         }
-        self.withdraw(error);
     }
 
-    /// An issuer that says that it has no key has withdrawn those it had.
-    fn withdraw(&self, error: &SourceError) {
-        self.shared.drop_keys(|_| error.is_withdrawal());
+    async fn keep_copy(&self, document: Option<Vec<u8>>) {
+        if let (Some(copy), Some(document)) = (&self.copy, document) {
+            let kept = copy.keep(String::from_utf8_lossy(&document).into_owned());
+            if timeout(self.settings.fetch_timeout, kept).await.is_err() {
+                tracing::warn!(issuer = %self.name, "the copy of the keys takes long to write");
+            }
+        }
     }
 }
 
 /// What is kept of an issuer without keys.
-const NO_KEYS: &str = "{\"keys\":[]}";
-
-/// What a key's name is remembered by, however long it is.
-fn named(name: &str) -> [u8; 32] {
-    digest(&SHA256, name.as_bytes()).as_ref().try_into().unwrap_or_default()
-}
+const NO_KEYS: &[u8] = b"{\"keys\":[]}";
 
 /// Waits for `pause`, or until somebody wants keys, but then not less than `cooldown`.
 async fn wait_for_next(pause: Duration, cooldown: Duration, wanted: &Notify) {

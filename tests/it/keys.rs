@@ -307,6 +307,11 @@ async fn a_restart_while_the_issuer_fails_serves_by_the_last_good_keys() {
     server.become_(Mood::Body(json!({ "keys": [] }).to_string()));
     let mut house = server.house_in(folder.path(), &settings).await;
     assert_eq!(call(&mut house, "stranger").await, (503, "keys_unavailable"));
+    let mut waited = 0;
+    while std::fs::read_to_string(&copy).unwrap().contains("kty") && waited < 50 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        waited += 1;
+    }
     drop(house);
     server.become_(Mood::Status(500));
     let mut house = server.house_in(folder.path(), &settings).await;
