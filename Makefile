@@ -7,7 +7,7 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/portcullis
 
 # Programs that the build and the tests need, and the Debian packages they come in.
 BUILD_NEEDS := cmake:cmake cc:gcc
-TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm c++:g++
+TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm c++:g++ wrk:wrk
 
 .PHONY: demo test build bench lint unit interop audit fuzz needs-build needs-test
 
@@ -41,6 +41,7 @@ interop: build
 	bash tests/interop/cognito/run.sh $(RELEASE)
 	bash tests/interop/oidc-provider/run.sh $(RELEASE)
 	bash tests/interop/jwt-oracle/run.sh $(RELEASE)
+	bash tests/interop/reload/run.sh $(RELEASE)
 
 # A smoke minute; longer with SECONDS_EACH=….
 fuzz: needs-build

@@ -22,6 +22,7 @@ use portcullis::{
     pipeline::Gate,
     request::{Head, Inbound, Limits, path::Target},
     server::fetch::HttpFetch,
+    snapshot::Current,
     token::{
         Issuers, Presented, RawToken, Trust, VerifiedToken,
         cache::{CacheLimits, Remembered, TokenCache},
@@ -76,14 +77,14 @@ impl Bench {
             files: files.clone(),
         };
         let rules = Rules::compile(&loaded.config.issuers.value[0], &files).expect("the example");
-        let issuers = Issuers::start(Trust::plain(vec![rules]).expect("randomness"), &sources);
-        let snapshot = Arc::new(compiled.blueprint.start(&sources));
+        let issuers = Issuers::start(Trust::plain(vec![rules]).expect("randomness"), &sources, None);
+        let current = Arc::new(Current::new(compiled.blueprint.start(&sources, None)));
         runtime.block_on(async {
             issuers.first_attempts().await;
-            snapshot.issuers().first_attempts().await;
+            current.load().issuers().first_attempts().await;
         });
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let gate = Gate::new(snapshot, Arc::new(SystemClock), Arc::new(Nowhere), metrics);
+        let gate = Gate::new(current, Arc::new(SystemClock), Arc::new(Nowhere), metrics);
         drop(_inside);
         Self { runtime, gate, issuers, keys }
     }
@@ -190,10 +191,10 @@ fn token_known(bencher: Bencher<'_, '_>) {
         let verified = bench.issuers.verify(presented.token, now).await;
         verified.map(|token| Arc::new(Known(token)))
     };
-    bench.runtime.block_on(cache.get_or_learn(presented.fingerprint, learn)).expect("a good token");
+    bench.runtime.block_on(cache.get_or_learn(presented.fingerprint, 0, learn)).expect("a good token");
     bencher.bench(|| {
         let presented = Presented::of(black_box(&inbound)).expect("a token");
-        let known = futures_now(cache.get(&presented.fingerprint)).expect("a known token");
+        let known = futures_now(cache.get(presented.fingerprint, 0)).expect("a known token");
         assert!(bench.issuers.still_holds(&known.0, now));
         assert!(bench.issuers.possession(&known.0, &presented, &inbound, now).is_ok());
     });

@@ -87,7 +87,7 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Policies, Decis
         fetch: Arc::new(HttpFetch::new().expect("TLS")),
         files,
     };
-    let issuers = Issuers::start(blueprint.trust, &sources);
+    let issuers = Issuers::start(blueprint.trust, &sources, None);
     drop(inside);
     let now = Timestamp::from_seconds(1_795_000_000);
     let claims = json!({ "iss": "https://a.example", "aud": "api", "client_id": "c", "exp": 1_795_000_600, "scope": "read write",
@@ -101,7 +101,7 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Policies, Decis
     let verified = runtime.block_on(issuers.verify(presented.token, now)).expect("a good token");
     let possession = issuers.possession(&verified, &presented, &inbound, now).expect("a bearer token");
     let names = Names::of(&verified);
-    let subject = blueprint.mapping.subject(verified, names).expect("a subject");
+    let subject = blueprint.mapping.subject(Arc::new(verified), names).expect("a subject");
     let found = blueprint
         .routes
         .find(&Method::GET, Target::parse(target).expect("a target"))

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,24 +11,38 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpListener;
+use arc_swap::ArcSwapOption;
+use tokio::{net::TcpListener, task::spawn_blocking, time::sleep};
 
 use crate::{
     audit::Sink,
-    base::{clock::Clock, problem::Problems},
-    config::Loaded,
-    doors::{proxy::ProxyDoor, resolve::Target},
+    base::{
+        clock::Clock,
+        problem::{Problem, Problems},
+        secret::Secret,
+        sights::Sights,
+    },
+    config::{Compiled, Loaded, Servers},
+    doors::proxy::ProxyDoor,
     metrics::Metrics,
     pipeline::Gate,
-    server::{admin, fetch::HttpFetch, head::HeadLimits, http1::Http1Server, listener::Listener, tls},
+    reload::{Install, Reloader, Reloads},
+    server::{
+        admin,
+        fetch::HttpFetch,
+        http1::Http1Server,
+        listener::Listener,
+        tls::{self, Tls},
+    },
+    snapshot::{Current, Snapshot},
     token::key_source::Sources,
 };
 
 /// How long requests under way may take once the gate is told to stop.
 pub const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a connection may stay open without a request.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked whether the last request on an old snapshot has ended.
+const RETIRE_EVERY: Duration = Duration::from_secs(1);
 
 /// A gate at work.
 #[derive(Debug)]
@@ -35,6 +50,20 @@ pub struct App {
     listener: Listener,
     admin: Http1Server,
     draining: Arc<AtomicBool>,
+    works: Arc<Works>,
+    reloads: Arc<Reloads>,
+    reloader: Option<Reloader>,
+}
+
+/// What a configuration is put to work in.
+#[derive(Debug)]
+struct Works {
+    current: Arc<Current>,
+    sources: Sources,
+    tls: Arc<Tls>,
+    admin_token: Arc<ArcSwapOption<Secret>>,
+    /// What stays as it is while the gate runs.
+    servers: Servers,
 }
 
 /// Why a gate does not start.
@@ -72,30 +101,46 @@ impl App {
             tracing::warn!("{}", warning.message());
         }
         let servers = compiled.servers;
-        let head_bytes_max = compiled.blueprint.limits.head_bytes_max;
         let fetch = outbound()?;
-        let tls = servers.tls.as_ref().map(tls::acceptor).transpose().map_err(StartError::Tls)?;
+        let acceptor = servers.tls.as_ref().map(tls::acceptor).transpose().map_err(StartError::Tls)?;
+        let tls = Arc::new(Tls::new(acceptor));
         let data = bind(servers.listen).await?;
         let operators = bind(servers.admin).await?;
-        let sources = Sources { clock: clock.clone(), fetch: Arc::new(fetch), files: loaded.files().clone() };
-        let snapshot = Arc::new(compiled.blueprint.start(&sources));
-        let gate = Gate::new(snapshot.clone(), clock, sink, metrics.clone());
-        let door = ProxyDoor::new(gate, Arc::new(Target::new(servers.upstream)), servers.client_timeout);
+        let sources = Sources { clock: clock.clone(), fetch: Arc::new(fetch), files: loaded.files() };
+        let current = Arc::new(Current::new(compiled.blueprint.start(&sources, None)));
+        let gate = Gate::new(current.clone(), clock.clone(), sink, metrics.clone());
         let open = metrics.connections().clone();
         let unnamed = |address| move |error| StartError::Listen { address, error };
         let draining = Arc::new(AtomicBool::new(false));
+        let reloads = Arc::new(Reloads::default());
+        let admin_token = Arc::new(ArcSwapOption::from_pointee(servers.admin_token.clone()));
         let state = admin::State {
-            snapshot: snapshot.clone(),
+            current: current.clone(),
+            reloads: reloads.clone(),
             metrics,
             draining: draining.clone(),
-            token: servers.admin_token,
+            token: admin_token.clone(),
         };
         let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
-        let limits = HeadLimits { bytes_max: head_bytes_max, duration_max: servers.client_timeout, idle_max: IDLE_MAX };
-        let listener =
-            Listener::start(data, tls, door, limits, servers.connections_max, open).map_err(unnamed(servers.listen))?;
-        snapshot.issuers().first_attempts().await;
-        Ok(Self { listener, admin, draining })
+        let listener = Listener::start(data, tls.clone(), ProxyDoor::new(gate), servers.connections_max, open);
+        let listener = listener.map_err(unnamed(servers.listen))?;
+        current.load().issuers().first_attempts().await;
+        let works = Arc::new(Works { current, sources, tls, admin_token, servers });
+        Ok(Self { listener, admin, draining, works, reloads, reloader: None })
+    }
+
+    /// Keeps the gate up with the configuration at `path`, of which `sights` saw the version that it was started with.
+    pub fn follow(&mut self, path: PathBuf, sights: Arc<Sights>) {
+        self.reloads.begin(sights.revision());
+        let (works, reloads, clock) = (self.works.clone(), self.reloads.clone(), self.works.sources.clock.clone());
+        self.reloader = Some(Reloader::start(path, sights, works, reloads, clock));
+    }
+
+    /// Reloads now, where a configuration is followed.
+    pub fn reload(&self) {
+        if let Some(reloader) = &self.reloader {
+            reloader.reload();
+        }
     }
 
     /// Where agents connect.
@@ -110,10 +155,53 @@ impl App {
 
     /// Stops being ready, stops taking requests, and waits for those under way, but not longer than `patience`. When
     /// this returns every request has its record.
-    pub async fn stop(self, patience: Duration) {
+    pub async fn stop(mut self, patience: Duration) {
+        self.reloader = None;
         self.draining.store(true, Ordering::Release);
         self.listener.drain(patience).await;
     }
+}
+
+impl Install for Works {
+    async fn install(&self, compiled: Compiled) -> Result<(), Problems> {
+        let Compiled { blueprint, servers, .. } = compiled;
+        self.check_fixed(&servers)?;
+        let acceptor = servers.tls.as_ref().map(tls::acceptor).transpose().map_err(Problem::new)?;
+        let snapshot = blueprint.start(&self.sources, Some(&self.current.load()));
+        // Keys that are new are there before the first token is verified with them, if they can be had.
+        snapshot.issuers().first_attempts().await;
+        let before = self.current.replace(snapshot);
+        self.tls.replace(acceptor);
+        self.admin_token.store(servers.admin_token.map(Arc::new));
+        tokio::spawn(retire(before));
+        Ok(())
+    }
+}
+
+impl Works {
+    /// What is bound to sockets is not changed under them.
+    fn check_fixed(&self, servers: &Servers) -> Result<(), Problem> {
+        let before = &self.servers;
+        let changed = [
+            ("listen", before.listen != servers.listen),
+            ("admin", before.admin != servers.admin),
+            ("tls", before.tls.is_some() != servers.tls.is_some()),
+            ("limits.connections_max", before.connections_max != servers.connections_max),
+        ];
+        match changed.iter().find(|(_, changed)| *changed) {
+            Some((name, _)) => Err(Problem::new(format!("`{name}` cannot change while the gate runs"))
+                .fix("restart the gate, or put the setting back")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Lets go of a snapshot when the last request on it has ended, where that holds up none: a large one takes its time.
+async fn retire(snapshot: Arc<Snapshot>) {
+    while Arc::strong_count(&snapshot) > 1 {
+        sleep(RETIRE_EVERY).await;
+    }
+    let _ = spawn_blocking(move || drop(snapshot)).await;
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

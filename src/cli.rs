@@ -124,7 +124,8 @@ fn check(path: &Path) -> ExitCode {
 }
 
 async fn serve(path: PathBuf) -> ExitCode {
-    let loaded = match config::load(&path) {
+    let sights = Arc::default();
+    let loaded = match config::load_noting(&path, &sights) {
         Ok(loaded) => loaded,
         Err(problems) => return bad_config(&path, &problems),
     };
@@ -136,17 +137,24 @@ async fn serve(path: PathBuf) -> ExitCode {
         Ok(lines) => Arc::new(lines),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return fail(&format!("portcullis: no signals: {error}\n")),
+    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+        return fail("portcullis: no signals\n");
     };
-    let app = match App::start(&loaded, Arc::new(SystemClock), lines.clone(), metrics).await {
+    let mut app = match App::start(&loaded, Arc::new(SystemClock), lines.clone(), metrics).await {
         Ok(app) => app,
         Err(StartError::Config(problems)) => return bad_config(&path, &problems),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
     tracing::info!(listen = %app.address(), admin = %app.admin_address(), "the gate stands");
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    app.follow(path, sights);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => app.reload(),
+        }
+    }
     tracing::info!("draining");
     app.stop(DRAIN_PATIENCE).await;
     lines.close();

@@ -12,7 +12,7 @@
 //! 7. [`forward`]: what the upstream gets to see.
 //! 8. [`refusal`]: every way to say no; [`audit`] and [`metrics`]: what is remembered of it.
 //!
-//! [`config`] compiles `config.yaml` to a [`snapshot`]; [`app`] puts it to work; [`server`] owns the sockets;
+//! [`config`] compiles `config.yaml` to a [`snapshot`]; [`app`] puts it to work, [`reload`] keeps it up with its files; [`server`] owns the sockets;
 //! [`base`] holds the words that the rooms share. Without the feature `doors` the crate is the decision core alone.
 
 #![cfg_attr(
@@ -46,6 +46,8 @@ pub mod metrics;
 pub mod pipeline;
 pub mod policy;
 pub mod refusal;
+#[cfg(feature = "doors")]
+pub mod reload;
 pub mod request;
 #[cfg(feature = "doors")]
 pub mod server;

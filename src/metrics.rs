@@ -1,7 +1,10 @@
 //! Metrics, in a registry of their own. Labels come from closed sets: routes and issuers of the configuration and codes of
 //! [`crate::refusal`]; nothing a client sends becomes a label.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
@@ -29,6 +32,9 @@ pub struct Metrics {
     introspections: IntCounterVec,
     denied: IntGauge,
     denied_failing: IntGauge,
+    reloads: IntCounterVec,
+    reload_failing: IntGauge,
+    telling: Mutex<()>,
 }
 
 impl Metrics {
@@ -69,6 +75,14 @@ impl Metrics {
             "portcullis_deny_list_failing",
             "1 while the deny-list cannot be read and an older one is in force.",
         )?;
+        let reloads = IntCounterVec::new(
+            Opts::new("portcullis_reloads_total", "Reloads of the configuration, by outcome."),
+            &["outcome"],
+        )?;
+        let reload_failing = IntGauge::new(
+            "portcullis_reload_failing",
+            "1 while a newer configuration was refused and an older one is in force.",
+        )?;
         let build = IntGauge::with_opts(
             Opts::new("portcullis_build_info", "Always 1; the version is a label.")
                 .const_label("version", env!("CARGO_PKG_VERSION")),
@@ -83,6 +97,8 @@ impl Metrics {
         registry.register(Box::new(introspections.clone()))?;
         registry.register(Box::new(denied.clone()))?;
         registry.register(Box::new(denied_failing.clone()))?;
+        registry.register(Box::new(reloads.clone()))?;
+        registry.register(Box::new(reload_failing.clone()))?;
         registry.register(Box::new(build))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -97,6 +113,9 @@ impl Metrics {
             introspections,
             denied,
             denied_failing,
+            reloads,
+            reload_failing,
+            telling: Mutex::new(()),
         })
     }
 
@@ -112,10 +131,9 @@ impl Metrics {
 
     /// Notes how an issuer's keys stand: their age, and how many fetches went well and badly so far.
     pub fn note_keys(&self, issuer: &str, age: Option<Duration>, fetched: u64, failed: u64) {
-        match age {
-            Some(age) => self.keys_age.with_label_values(&[issuer]).set(age.as_secs_f64()),
-            // Without keys there is no series, which is no error.
-            None => drop(self.keys_age.remove_label_values(&[issuer])),
+        // Without keys there is no series.
+        if let Some(age) = age {
+            self.keys_age.with_label_values(&[issuer]).set(age.as_secs_f64());
         }
         for (outcome, total) in [("good", fetched), ("failed", failed)] {
             raise(&self.key_fetches.with_label_values(&[issuer, outcome]), total);
@@ -145,8 +163,22 @@ impl Metrics {
         &self.connections
     }
 
-    /// Everything in Prometheus' text format.
-    pub fn text(&self) -> Vec<u8> {
+    /// Notes how many reloads put a configuration in force and how many refused one, and whether the last one did.
+    pub fn note_reloads(&self, good: u64, refused: u64, failing: bool) {
+        for (outcome, total) in [("good", good), ("refused", refused)] {
+            raise(&self.reloads.with_label_values(&[outcome]), total);
+        }
+        self.reload_failing.set(failing.into());
+    }
+
+    /// Everything in Prometheus' text format, once `note` has noted what is counted elsewhere. Of issuers that are gone
+    /// nothing is told any more.
+    pub fn text(&self, note: impl FnOnce(&Self)) -> Vec<u8> {
+        let _one_at_a_time = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keys_age.reset();
+        self.key_fetches.reset();
+        self.introspections.reset();
+        note(self);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics cannot be written");

@@ -17,15 +17,15 @@ use crate::{
     metrics::Metrics,
     policy::PolicyNote,
     refusal::{Offered, Refusal},
-    request::{Head, Inbound, RequestError},
-    snapshot::Snapshot,
-    token::{Presented, RawToken, bearer::Scheme},
+    request::{Head, Inbound, Limits, RequestError},
+    snapshot::{Current, Snapshot},
+    token::{Presented, bearer::Scheme},
 };
 
 /// What every visit shares.
 #[derive(Clone)]
 pub struct Gate {
-    snapshot: Arc<Snapshot>,
+    current: Arc<Current>,
     clock: Arc<dyn Clock>,
     sink: Arc<dyn Sink>,
     metrics: Arc<Metrics>,
@@ -33,13 +33,15 @@ pub struct Gate {
 
 impl std::fmt::Debug for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gate").field("snapshot", &self.snapshot).finish_non_exhaustive()
+        f.debug_struct("Gate").field("current", &self.current).finish_non_exhaustive()
     }
 }
 
 /// One request on its way. Dropping it writes its record, however it ended.
 pub struct Visit {
     gate: Gate,
+    /// INVARIANT: the one snapshot that this request is decided and ended on.
+    snapshot: Arc<Snapshot>,
     record: Record,
     arrived: Instant,
     /// How the token was presented, once that is known.
@@ -59,9 +61,14 @@ const METHOD_BYTES_RECORDED: usize = 16;
 const PATH_BYTES_RECORDED: usize = 1024;
 
 impl Gate {
-    /// A gate that decides by `snapshot`.
-    pub fn new(snapshot: Arc<Snapshot>, clock: Arc<dyn Clock>, sink: Arc<dyn Sink>, metrics: Arc<Metrics>) -> Self {
-        Self { snapshot, clock, sink, metrics }
+    /// A gate that decides by the snapshot in force when a visit begins.
+    pub fn new(current: Arc<Current>, clock: Arc<dyn Clock>, sink: Arc<dyn Sink>, metrics: Arc<Metrics>) -> Self {
+        Self { current, clock, sink, metrics }
+    }
+
+    /// The bounds on requests that are in force.
+    pub fn limits(&self) -> Limits {
+        self.current.load().limits
     }
 
     /// Opens a visit.
@@ -72,7 +79,8 @@ impl Gate {
             code: "abandoned",
             ..Record::default()
         };
-        Visit { gate: self.clone(), record, arrived: Instant::now(), scheme: None }
+        let snapshot = self.current.load();
+        Visit { gate: self.clone(), snapshot, record, arrived: Instant::now(), scheme: None }
     }
 
     /// Refuses, and records that it did, what came from `peer` and is not read.
@@ -115,6 +123,11 @@ impl Visit {
         &self.record.decision_id
     }
 
+    /// The bounds on this request.
+    pub fn limits(&self) -> Limits {
+        self.snapshot.limits
+    }
+
     /// Walks the request through the house.
     ///
     /// # Errors
@@ -137,7 +150,7 @@ impl Visit {
     }
 
     async fn walk(&mut self, head: &Head<'_>) -> Result<Obligations, Refusal> {
-        let snapshot = self.gate.snapshot.clone();
+        let snapshot = self.snapshot.clone();
         let inbound = Inbound::parse(head, &snapshot.limits)?;
         let found = snapshot.routes.find(inbound.method(), inbound.target()).map_err(RequestError::from)?;
         self.record.route = found.as_ref().map(|found| found.route.name().clone());
@@ -159,7 +172,7 @@ impl Visit {
             app: names.app.as_deref(),
             decision_id: &self.record.decision_id,
         };
-        Ok(snapshot.identity.obligations(&allowed, &told))
+        Ok(snapshot.identity.obligations(&snapshot.upstream, &allowed, &told))
     }
 
     /// Who asks: remembered from an earlier request with the same token, or verified now.
@@ -169,17 +182,17 @@ impl Visit {
         presented: &Presented<'_>,
         now: Timestamp,
     ) -> Result<Arc<Subject>, Refusal> {
-        let fingerprint = presented.fingerprint;
-        let known = snapshot.subjects.get(&fingerprint).await;
+        let (fingerprint, version) = (presented.fingerprint, snapshot.version);
+        let known = snapshot.subjects.get(fingerprint, version).await;
         if let Some(subject) = known {
             if snapshot.issuers.still_holds(subject.token(), now) {
                 self.record.token_cached = true;
                 self.note_names(subject.names());
                 return Ok(subject);
             }
-            snapshot.subjects.remove(&fingerprint).await;
+            snapshot.subjects.remove(fingerprint, version).await;
         }
-        let learnt = snapshot.subjects.get_or_learn(fingerprint, learn(snapshot, presented.token, now)).await;
+        let learnt = snapshot.subjects.get_or_learn(fingerprint, version, learn(snapshot, presented, now)).await;
         match learnt {
             Ok(subject) => {
                 self.note_names(subject.names());
@@ -196,7 +209,7 @@ impl Visit {
 
     /// What `WWW-Authenticate` says of `refusal`, where it is due.
     pub fn challenge(&self, refusal: &Refusal) -> Option<String> {
-        let offered = match (self.scheme, self.gate.snapshot.issuers.asks_for_proofs()) {
+        let offered = match (self.scheme, self.snapshot.issuers.asks_for_proofs()) {
             (Some(Scheme::Dpop), _) => Offered::Proof,
             (Some(Scheme::Bearer), _) | (None, false) => Offered::Bearer,
             (None, true) => Offered::Both,
@@ -252,9 +265,21 @@ struct Unknown {
     refusal: Refusal,
 }
 
-/// Finds out who presents a token.
-async fn learn(snapshot: &Snapshot, token: RawToken<'_>, now: Timestamp) -> Result<Arc<Subject>, Unknown> {
-    let verified = snapshot.issuers.verify(token, now).await;
+/// Finds out who presents a token. What the version before had verified, by rules and keys that are still the same, is not
+/// verified again.
+async fn learn(snapshot: &Snapshot, presented: &Presented<'_>, now: Timestamp) -> Result<Arc<Subject>, Unknown> {
+    let earlier = match snapshot.version.checked_sub(1) {
+        Some(version) => snapshot.subjects.get(presented.fingerprint, version).await,
+        None => None,
+    };
+    let earlier = earlier.filter(|earlier| snapshot.issuers.still_holds(earlier.token(), now));
+    let verified = match earlier {
+        Some(earlier) => {
+            snapshot.subjects.remove(presented.fingerprint, snapshot.version.saturating_sub(1)).await;
+            Ok(earlier.token().clone())
+        }
+        None => snapshot.issuers.verify(presented.token, now).await.map(Arc::new),
+    };
     let verified = verified.map_err(|error| Unknown { names: None, refusal: error.into() })?;
     let names = Names::of(&verified);
     let subject = snapshot.mapping.subject(verified, names.clone());

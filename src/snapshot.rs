@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::{
     entities::{Mapping, RoutePlan, Subject},
-    forward::Identity,
+    forward::{Identity, Upstream},
     policy::Policies,
     request::{Limits, route::RouteTable},
     token::{
@@ -31,31 +33,45 @@ pub struct Blueprint {
     pub policies: Policies,
     /// What the upstream is told.
     pub identity: Identity,
+    /// Where allowed requests go.
+    pub upstream: Upstream,
 }
 
 /// A configuration at work.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// Counts the versions that were in force, from 0.
+    pub(crate) version: u64,
     pub(crate) limits: Limits,
     pub(crate) issuers: Issuers,
+    /// Shared by the versions that follow each other: each has its own entries in it.
     pub(crate) subjects: TokenCache<Subject>,
     pub(crate) routes: RouteTable<RoutePlan>,
     pub(crate) mapping: Mapping,
     pub(crate) policies: Policies,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) upstream: Arc<Upstream>,
 }
 
+/// The snapshot in force.
+#[derive(Debug)]
+pub struct Current(ArcSwap<Snapshot>);
+
 impl Blueprint {
-    /// Puts the configuration to work: key rings begin to fetch. Must be called on a tokio runtime.
-    pub fn start(self, sources: &Sources) -> Snapshot {
+    /// Puts the configuration to work: key rings begin to fetch. What the one `before` has learnt and what still holds is
+    /// taken over. Must be called on a tokio runtime.
+    pub fn start(self, sources: &Sources, before: Option<&Snapshot>) -> Snapshot {
+        let subjects = before.map(|before| &before.subjects).filter(|subjects| subjects.limits() == self.cache);
         Snapshot {
+            version: before.map_or(0, |before| before.version.saturating_add(1)),
             limits: self.limits,
-            issuers: Issuers::start(self.trust, sources),
-            subjects: TokenCache::new(self.cache),
+            issuers: Issuers::start(self.trust, sources, before.map(|before| &before.issuers)),
+            subjects: subjects.cloned().unwrap_or_else(|| TokenCache::new(self.cache)),
             routes: self.routes,
             mapping: self.mapping,
             policies: self.policies,
             identity: Arc::new(self.identity),
+            upstream: Arc::new(self.upstream),
         }
     }
 }
@@ -64,5 +80,22 @@ impl Snapshot {
     /// The issuers whose tokens are believed.
     pub const fn issuers(&self) -> &Issuers {
         &self.issuers
+    }
+}
+
+impl Current {
+    /// Puts `snapshot` in force.
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self(ArcSwap::from_pointee(snapshot))
+    }
+
+    /// The snapshot in force now.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Puts `snapshot` in force in place of the one that is given back, on which requests under way still end.
+    pub fn replace(&self, snapshot: Snapshot) -> Arc<Snapshot> {
+        self.0.swap(Arc::new(snapshot))
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Which rooms a room may name, as ARCHITECTURE.md says. Rooms that may use everything are not listed.
-const WALLS: [(&str, &[&str]); 13] = [
+const WALLS: [(&str, &[&str]); 14] = [
     ("base", &[]),
     ("request", &["base"]),
     ("token", &["base", "request"]),
@@ -22,6 +22,7 @@ const WALLS: [(&str, &[&str]); 13] = [
         &["audit", "base", "entities", "forward", "metrics", "policy", "refusal", "request", "snapshot", "token"],
     ),
     ("config", &["base", "entities", "forward", "policy", "request", "snapshot", "token"]),
+    ("reload", &["base", "config"]),
     ("doors", &["base", "forward", "pipeline", "refusal", "request"]),
 ];
 

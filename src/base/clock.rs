@@ -12,6 +12,11 @@ impl Timestamp {
     /// The latest moment a NumericDate may name: the last second of the year 9999.
     pub const MAX: Self = Self(Duration::from_secs(253_402_300_799));
 
+    /// The moment that lies `duration` before, or the epoch.
+    pub const fn earlier(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
+    }
+
     /// `seconds` after the Unix epoch.
     pub const fn from_seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))

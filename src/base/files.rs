@@ -6,14 +6,22 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
+
+use super::sights::Sights;
 
 /// A place that configuration files are read from. Relative paths start at its root.
 #[derive(Clone, Debug)]
 pub enum Files {
-    /// The file system, below this folder.
-    Disk(PathBuf),
+    /// The file system.
+    Disk {
+        /// The folder that relative paths start at.
+        root: PathBuf,
+        /// Where each look is noted.
+        sights: Option<Arc<Sights>>,
+    },
     /// Text by path: the demo's built-in example, and tests.
     Memory(BTreeMap<PathBuf, String>),
 }
@@ -27,6 +35,12 @@ pub struct Stamp {
 }
 
 impl Stamp {
+    /// That of the file at `path`, wherever links lead to.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        Ok(Self { modified: found.modified()?, bytes: found.len(), inode: found.ino() })
+    }
+
     /// Whether the file changed so lately that it may change again and keep its stamp.
     pub fn is_young(&self) -> bool {
         self.modified.elapsed().is_ok_and(|age| age < Duration::from_secs(2))
@@ -36,7 +50,28 @@ impl Stamp {
 /// The largest file that is read, in bytes.
 pub const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Folders inside each other that are looked through.
+const DEPTH_MAX: usize = 16;
+
 impl Files {
+    /// Files on disk below `root`.
+    pub fn disk(root: impl Into<PathBuf>) -> Self {
+        Self::Disk { root: root.into(), sights: None }
+    }
+
+    /// Files on disk below `root`, with every look noted in `sights`.
+    pub fn observed(root: impl Into<PathBuf>, sights: &Arc<Sights>) -> Self {
+        Self::Disk { root: root.into(), sights: Some(sights.clone()) }
+    }
+
+    /// The same files, with no look noted.
+    pub fn unobserved(&self) -> Self {
+        match self {
+            Self::Disk { root, .. } => Self::Disk { root: root.clone(), sights: None },
+            Self::Memory(_) => self.clone(),
+        }
+    }
+
     /// Files in memory, from pairs of path and text.
     pub fn memory<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         Self::Memory(files.into_iter().map(|(path, text)| (path.into(), text.into())).collect())
@@ -48,7 +83,16 @@ impl Files {
     /// What the file system says; a file over [`FILE_BYTES_MAX`] or not UTF-8 is `InvalidData`.
     pub fn read(&self, path: &Path) -> io::Result<String> {
         match self {
-            Self::Disk(root) => read_bounded(&root.join(path)),
+            Self::Disk { root, sights } => {
+                let path = root.join(path);
+                // Before it is read, so that a change meanwhile is noticed.
+                let stamp = sights.as_ref().and_then(|_| Stamp::of(&path).ok());
+                let read = read_bounded(&path);
+                if let Some(sights) = sights {
+                    sights.note_file(&path, stamp, &read);
+                }
+                read
+            }
             Self::Memory(files) => files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into()),
         }
     }
@@ -58,9 +102,8 @@ impl Files {
     /// # Errors
     /// What the file system says; files in memory never change and have none.
     pub fn stamp(&self, path: &Path) -> io::Result<Stamp> {
-        let Self::Disk(root) = self else { return Err(io::ErrorKind::Unsupported.into()) };
-        let found = std::fs::metadata(root.join(path))?;
-        Ok(Stamp { modified: found.modified()?, bytes: found.len(), inode: found.ino() })
+        let Self::Disk { root, .. } = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        Stamp::of(&root.join(path))
     }
 
     /// Puts `text` in the place of `path`, whole or not at all. A file that was there keeps its permissions; a new one is for
@@ -107,32 +150,66 @@ impl Files {
 
     /// Where `path` is on disk; a link, as in a mounted volume, stays a link.
     fn real(&self, path: &Path) -> io::Result<PathBuf> {
-        let Self::Disk(root) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        let Self::Disk { root, .. } = self else { return Err(io::ErrorKind::Unsupported.into()) };
         let path = root.join(path);
         Ok(path.canonicalize().unwrap_or(path))
     }
 
-    /// The paths of the files in folder `path` that end in `.extension`, in order of name.
+    /// The paths of the files in folder `path` and those below it that end in `.extension`, in order. Names that begin
+    /// with a dot are passed over: editors and mounted volumes keep their own there.
     ///
     /// # Errors
-    /// What the file system says.
+    /// What the file system says; folders more than [`DEPTH_MAX`] deep are `InvalidData`.
     pub fn list(&self, path: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
-        let wanted = |file: &Path| file.extension().is_some_and(|found| found == extension);
-        let mut found = match self {
-            Self::Disk(root) => std::fs::read_dir(root.join(path))?
-                .map(|entry| entry.map(|entry| path.join(entry.file_name())))
-                .filter(|file| file.as_ref().map_or(true, |file| wanted(file)))
-                .collect::<io::Result<Vec<_>>>()?,
-            Self::Memory(files) => {
-                files.keys().filter(|file| file.parent() == Some(path) && wanted(file)).cloned().collect()
+        match self {
+            Self::Disk { root, sights } => {
+                let folder = root.join(path);
+                let found = walk(&folder, extension);
+                if let Some(sights) = sights {
+                    sights.note_folder(&folder, extension, &found);
+                }
+                // As they were asked for: below `path`, not below the root of all.
+                let relative = |file: PathBuf| file.strip_prefix(&folder).map(|file| path.join(file)).unwrap_or(file);
+                Ok(found?.into_iter().map(relative).collect())
             }
-        };
-        found.sort();
-        Ok(found)
+            Self::Memory(files) => {
+                let wanted = |file: &&PathBuf| file.starts_with(path) && is_wanted(file, extension);
+                Ok(files.keys().filter(wanted).cloned().collect())
+            }
+        }
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
+fn is_wanted(file: &Path, extension: &str) -> bool {
+    file.extension().is_some_and(|found| found == extension)
+}
+
+/// The files below `folder` that end in `.extension`, in order.
+pub(super) fn walk(folder: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
+    let (mut found, mut folders) = (Vec::new(), vec![(folder.to_owned(), 0_usize)]);
+    while let Some((folder, depth)) = folders.pop() {
+        if depth > DEPTH_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("folders more than {DEPTH_MAX} deep")));
+        }
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            // A link counts as what it leads to.
+            if kind.is_dir() || kind.is_symlink() && path.is_dir() {
+                folders.push((path, depth.saturating_add(1)));
+            } else if is_wanted(&path, extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+pub(super) fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let read = File::open(path)?.take(FILE_BYTES_MAX.saturating_add(1)).read_to_string(&mut text)?;
     if u64::try_from(read).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
@@ -148,14 +225,19 @@ mod tests {
     #[test]
     fn folder_and_memory_list_the_same_files_in_order() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("policies")).unwrap();
-        let texts = [("policies/b.cedar", "2"), ("policies/a.cedar", "1"), ("policies/s.txt", "3")];
+        std::fs::create_dir_all(folder.path().join("policies/team")).unwrap();
+        let texts = [
+            ("policies/b.cedar", "2"),
+            ("policies/a.cedar", "1"),
+            ("policies/s.txt", "3"),
+            ("policies/team/c.cedar", "4"),
+        ];
         for (name, text) in texts {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        for files in [Files::Disk(folder.path().into()), Files::memory(texts)] {
+        for files in [Files::disk(folder.path()), Files::memory(texts)] {
             let listed = files.list(Path::new("policies"), "cedar").unwrap();
-            assert_eq!(listed, [Path::new("policies/a.cedar"), Path::new("policies/b.cedar")]);
+            assert_eq!(listed, ["policies/a.cedar", "policies/b.cedar", "policies/team/c.cedar"].map(Path::new));
             assert_eq!(files.read(&listed[0]).unwrap(), "1");
             assert!(files.read(Path::new("nowhere")).is_err());
         }

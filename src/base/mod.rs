@@ -8,3 +8,4 @@ pub mod files;
 pub mod json;
 pub mod problem;
 pub mod secret;
+pub mod sights;

@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::Deserialize;
@@ -19,6 +20,7 @@ use crate::{
         files::Files,
         problem::{Problem, Problems, Source, bounded},
         secret::{Secret, SecretSource},
+        sights::Sights,
     },
     entities::{EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types, clients::ClientConfig},
     forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
@@ -114,7 +116,7 @@ pub struct Compiled {
     pub warnings: Problems,
 }
 
-/// Where to listen and where to forward.
+/// Where to listen, and how.
 #[derive(Clone, Debug)]
 pub struct Servers {
     /// Where agents connect.
@@ -125,12 +127,8 @@ pub struct Servers {
     pub admin: SocketAddr,
     /// What operators must show to see and change the deny-list.
     pub admin_token: Option<Secret>,
-    /// Where allowed requests go.
-    pub upstream: Upstream,
     /// Open connections.
     pub connections_max: usize,
-    /// From the first byte of a request head to its last, and between two reads of a request.
-    pub client_timeout: std::time::Duration,
 }
 
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9901);
@@ -140,9 +138,17 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 /// # Errors
 /// What is wrong with the file's form.
 pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    load_noting(path, &Arc::default())
+}
+
+/// The same, with every look at a file, then and when it is compiled, noted in `sights`.
+///
+/// # Errors
+/// What is wrong with the file's form.
+pub fn load_noting(path: &Path, sights: &Arc<Sights>) -> Result<Loaded, Problems> {
     let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-    let files = Files::Disk(folder);
+    let files = Files::observed(folder, sights);
     let text = files.read(&name).map_err(|error| {
         Problem::new(format!("cannot read `{}`: {error}", path.display())).fix("name the file with `--config`")
     })?;
@@ -172,9 +178,9 @@ impl Loaded {
         &self.source.name
     }
 
-    /// The place that the configuration's files are read from.
-    pub const fn files(&self) -> &Files {
-        &self.files
+    /// The place that the configuration's files are read from, with no look noted.
+    pub fn files(&self) -> Files {
+        self.files.unobserved()
     }
 
     /// Compiles the configuration. Touches nothing but files.
@@ -196,6 +202,7 @@ impl Loaded {
         let limits = problems.keep(config.limits.request_limits());
         let cache = problems.keep(config.limits.cache_limits());
         let identity = problems.keep(Identity::compile(&config.identity));
+        let upstream = problems.keep(Upstream::compile(&config.upstream));
         let folder = config.policies.as_ref().map_or_else(|| PathBuf::from("policies"), |folder| folder.value.clone());
         let loaded = problems.keep(PolicyFiles::new(&self.files, &folder).load());
         let (policies, types, warnings) = match loaded {
@@ -214,6 +221,7 @@ impl Loaded {
                 mapping,
                 policies: policies?,
                 identity: identity?,
+                upstream: upstream?,
             };
             Some(Compiled { blueprint, servers: servers?, warnings })
         })();
@@ -290,7 +298,8 @@ impl Loaded {
 
     fn denied(&self) -> Result<Option<(Denials, DenyFile)>, Problem> {
         let Some(named) = &self.config.deny_list else { return Ok(None) };
-        let file = DenyFile { files: self.files.clone(), path: named.value.clone() };
+        // It has a watcher of its own.
+        let file = DenyFile { files: self.files.unobserved(), path: named.value.clone() };
         let failed = |error: DenyListError| {
             Problem::at(named, format!("no deny-list in `{}`: {error}", named.value.display()))
                 .fix("give a file with a JSON object on each line; an empty one denies nobody")
@@ -303,8 +312,6 @@ impl Loaded {
         let limits = &self.config.limits;
         let connections_max =
             problems.keep(bounded(limits.connections_max.as_ref(), "connections_max", 10_000, 1..=1_000_000));
-        let client_timeout =
-            problems.keep(bounded(limits.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
         let admin_token =
             problems.keep(self.config.admin_token.as_ref().map(|token| token.read(&self.files)).transpose());
         let tls = problems.keep(self.config.tls.as_ref().map(|tls| tls.read(&self.files)).transpose());
@@ -314,9 +321,7 @@ impl Loaded {
                 tls: tls?,
                 admin: self.config.admin_address(),
                 admin_token: admin_token?,
-                upstream: problems.keep(Upstream::compile(&self.config.upstream))?,
                 connections_max: connections_max?,
-                client_timeout: std::time::Duration::from_millis(client_timeout?),
             })
         })();
         problems.into_result(servers)
@@ -369,8 +374,15 @@ impl LimitsConfig {
         };
         let head = bytes(&self.head_bytes_max, "head_bytes_max", default.head_bytes_max);
         let target = bytes(&self.target_bytes_max, "target_bytes_max", default.target_bytes_max);
-        let limits =
-            head.zip(target).map(|(head_bytes_max, target_bytes_max)| Limits { head_bytes_max, target_bytes_max });
+        let timeout =
+            problems.keep(bounded(self.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
+        let limits = (|| {
+            Some(Limits {
+                head_bytes_max: head?,
+                target_bytes_max: target?,
+                client_timeout: Duration::from_millis(timeout?),
+            })
+        })();
         problems.into_result(limits)
     }
 }

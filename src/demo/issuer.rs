@@ -180,7 +180,7 @@ fn verifier(key: &SigningKey) -> Result<Issuers, super::Failure> {
     }}))?;
     let rules = Rules::compile(&config, &files)?;
     let fetch = Arc::new(crate::server::fetch::HttpFetch::new()?);
-    Ok(Issuers::start(Trust::plain(vec![rules])?, &Sources { clock: Arc::new(SystemClock), fetch, files }))
+    Ok(Issuers::start(Trust::plain(vec![rules])?, &Sources { clock: Arc::new(SystemClock), fetch, files }, None))
 }
 
 /// `claims`, issued at `now`.

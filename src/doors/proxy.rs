@@ -1,8 +1,6 @@
 //! The reverse proxy: an HTTP door on pingora. What is allowed goes to the upstream, byte for byte the target that
 //! was authorised; what is not is answered here.
 
-use std::{sync::Arc, time::Duration};
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, header};
@@ -19,7 +17,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::{
-    doors::resolve::Target,
+    doors::resolve::Resolver,
     forward::Obligations,
     pipeline::{Gate, Visit},
     refusal::{ClientError, Refusal, UpstreamError},
@@ -30,8 +28,7 @@ use crate::{
 #[derive(Debug)]
 pub struct ProxyDoor {
     gate: Gate,
-    upstream: Arc<Target>,
-    client_timeout: Duration,
+    resolver: Resolver,
 }
 
 /// One request at the door.
@@ -48,9 +45,9 @@ impl ProxyDoor {
         &self.gate
     }
 
-    /// A door that asks `gate` and forwards to `upstream`.
-    pub const fn new(gate: Gate, upstream: Arc<Target>, client_timeout: Duration) -> Self {
-        Self { gate, upstream, client_timeout }
+    /// A door that asks `gate`, and forwards where that says.
+    pub fn new(gate: Gate) -> Self {
+        Self { gate, resolver: Resolver::default() }
     }
 }
 
@@ -62,9 +59,10 @@ impl ProxyHttp for ProxyDoor {
         Passage { visit: self.gate.receive(), obligations: None }
     }
 
-    async fn early_request_filter(&self, session: &mut Session, _: &mut Passage) -> Result<()> {
-        session.set_read_timeout(Some(self.client_timeout));
-        session.set_write_timeout(Some(self.client_timeout));
+    async fn early_request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<()> {
+        let timeout = passage.visit.limits().client_timeout;
+        session.set_read_timeout(Some(timeout));
+        session.set_write_timeout(Some(timeout));
         Ok(())
     }
 
@@ -92,12 +90,10 @@ impl ProxyHttp for ProxyDoor {
     }
 
     async fn upstream_peer(&self, _: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
-        if passage.obligations.is_none() {
-            return Error::e_explain(InternalError, "not admitted");
-        }
-        let address =
-            self.upstream.address().await.map_err(|error| Error::because(ConnectNoRoute, "resolving", error))?;
-        let upstream = self.upstream.upstream();
+        let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
+        let upstream = obligations.upstream();
+        let address = self.resolver.address(upstream).await;
+        let address = address.map_err(|error| Error::because(ConnectNoRoute, "resolving", error))?;
         let server_name = if upstream.tls { upstream.host.clone() } else { String::new() };
         let mut peer = HttpPeer::new(address, upstream.tls, server_name);
         peer.options.total_connection_timeout = Some(upstream.connect_timeout);
@@ -124,7 +120,7 @@ impl ProxyHttp for ProxyDoor {
         for name in removed {
             request.remove_header(&name);
         }
-        if let Some(authority) = &self.upstream.upstream().authority {
+        if let Some(authority) = &obligations.upstream().authority {
             request.insert_header(header::HOST, authority.clone())?;
         }
         for (name, value) in obligations.set() {

@@ -1,15 +1,16 @@
-//! The upstream's address, looked up without holding up the event loop and remembered for a moment.
+//! Where upstreams are: names are looked up without holding up the event loop, and remembered for a moment.
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use moka::sync::Cache;
 use tokio::{
     sync::Mutex,
     time::{Instant, timeout},
@@ -20,48 +21,57 @@ use crate::forward::Upstream;
 /// How long looked-up addresses are used.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
-/// An upstream and where it is.
-#[derive(Debug)]
-pub struct Target {
-    upstream: Upstream,
-    /// Where the upstream is given by address, not by name.
-    fixed: Option<SocketAddr>,
+/// Names that are remembered: more than configurations have, also over many reloads.
+const NAMES_MAX: u64 = 1024;
+
+/// Where upstreams are that are known by name.
+#[derive(Clone, Debug)]
+pub struct Resolver(Cache<(String, u16), Arc<Place>>);
+
+/// Where one is.
+#[derive(Debug, Default)]
+struct Place {
     known: RwLock<Option<(Instant, Vec<SocketAddr>)>>,
     lookup: Mutex<()>,
     next: AtomicUsize,
 }
 
-impl Target {
-    /// Nothing is looked up until asked for.
-    pub fn new(upstream: Upstream) -> Self {
-        let fixed = upstream.host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, upstream.port));
-        Self { upstream, fixed, known: RwLock::new(None), lookup: Mutex::const_new(()), next: AtomicUsize::new(0) }
+impl Default for Resolver {
+    fn default() -> Self {
+        Self(Cache::new(NAMES_MAX))
     }
+}
 
-    /// The upstream.
-    pub const fn upstream(&self) -> &Upstream {
-        &self.upstream
-    }
-
-    /// One of its addresses, each in turn. While its name cannot be looked up, those that were known before serve.
+impl Resolver {
+    /// One of the addresses of `upstream`, each in turn. While its name cannot be looked up, those that were known before
+    /// serve.
     ///
     /// # Errors
     /// When its name has never been resolved.
-    pub async fn address(&self) -> io::Result<SocketAddr> {
-        if let Some(address) = self.fixed.or_else(|| self.remembered()) {
+    pub async fn address(&self, upstream: &Upstream) -> io::Result<SocketAddr> {
+        if let Some(address) = upstream.address {
+            return Ok(address);
+        }
+        self.0.get_with((upstream.host.clone(), upstream.port), Arc::default).address(upstream).await
+    }
+}
+
+impl Place {
+    async fn address(&self, upstream: &Upstream) -> io::Result<SocketAddr> {
+        if let Some(address) = self.remembered() {
             return Ok(address);
         }
         // One looks up; the others wait for what it finds.
         let _turn = self.lookup.lock().await;
         match self.remembered() {
             Some(address) => Ok(address),
-            None => self.look_up().await,
+            None => self.look_up(upstream).await,
         }
     }
 
-    async fn look_up(&self) -> io::Result<SocketAddr> {
-        let lookup = tokio::net::lookup_host((self.upstream.host.as_str(), self.upstream.port));
-        let found = match timeout(self.upstream.connect_timeout, lookup).await {
+    async fn look_up(&self, upstream: &Upstream) -> io::Result<SocketAddr> {
+        let lookup = tokio::net::lookup_host((upstream.host.as_str(), upstream.port));
+        let found = match timeout(upstream.connect_timeout, lookup).await {
             Ok(found) => found.map(Iterator::collect::<Vec<_>>),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         };
@@ -70,7 +80,7 @@ impl Target {
             (Ok(found), _) if !found.is_empty() => found,
             (_, Some((_, before))) => {
                 tracing::warn!(
-                    host = self.upstream.host,
+                    host = upstream.host,
                     "the upstream's name cannot be looked up; its last addresses serve"
                 );
                 before

@@ -225,7 +225,7 @@ impl Mapping {
     ///
     /// # Errors
     /// `ClientUnlisted`, `AppRefused` or `ClaimMissing`.
-    pub fn subject(&self, token: VerifiedToken, names: Names) -> Result<Subject, MappingError> {
+    pub fn subject(&self, token: Arc<VerifiedToken>, names: Names) -> Result<Subject, MappingError> {
         let limited = self.clients.limit(&token)?;
         let (scopes, attributes) = (limited.scopes, limited.attributes);
         Subject::new(token, names, scopes, attributes, &self.types, self.contexts.len())
@@ -383,7 +383,7 @@ routes:
             fetch: Arc::new(HttpFetch::new().unwrap()),
             files,
         };
-        let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources);
+        let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources, None);
         drop(inside);
         let asked = std::cell::Cell::new(0);
         let mut runner = proptest::test_runner::TestRunner::default();
@@ -405,7 +405,7 @@ routes:
             // Some claims stand twice or are not numbers that JSON can carry: then there is no token.
             let Ok(verified) = runtime.block_on(issuers.verify(presented.token, now)) else { return Ok(()) };
             let names = Names::of(&verified);
-            let Ok(subject) = mapping.subject(verified, names) else { return Ok(()) };
+            let Ok(subject) = mapping.subject(Arc::new(verified), names) else { return Ok(()) };
             let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap().unwrap();
             let possession = issuers.possession(subject.token(), &presented, &inbound, now).unwrap();
             let Ok(question) = mapping.question(&found, &subject, &possession, &inbound, now) else { return Ok(()) };

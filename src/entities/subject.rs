@@ -18,7 +18,7 @@ use crate::token::{VerifiedToken, cache::Remembered, claims::Identifier};
 
 /// A verified token with everything Cedar needs of it.
 pub struct Subject {
-    token: VerifiedToken,
+    token: Arc<VerifiedToken>,
     names: Names,
     /// Those of the token that its client may use.
     scopes: Vec<String>,
@@ -78,7 +78,7 @@ impl std::fmt::Debug for Subject {
 
 impl Subject {
     pub(super) fn new(
-        token: VerifiedToken,
+        token: Arc<VerifiedToken>,
         names: Names,
         scopes: Vec<String>,
         said: Option<&Map<String, Value>>,
@@ -108,7 +108,7 @@ impl Subject {
         &self.names
     }
     /// The token.
-    pub const fn token(&self) -> &VerifiedToken {
+    pub const fn token(&self) -> &Arc<VerifiedToken> {
         &self.token
     }
     /// The scopes that it may use.

@@ -10,6 +10,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use super::Upstream;
 use crate::{
     base::problem::{Problem, Problems},
     policy::Allowed,
@@ -106,6 +107,7 @@ pub struct Identity {
 /// What a door must do to a request before it goes on: remove some fields, then set others.
 #[derive(Clone, Debug)]
 pub struct Obligations {
+    upstream: Arc<Upstream>,
     identity: Arc<Identity>,
     set: Vec<(HeaderName, HeaderValue)>,
 }
@@ -150,27 +152,13 @@ impl Identity {
         [&self.agent, &self.user, &self.app, &self.decision]
     }
 
-    /// What is owed for an allowed request.
-    pub fn obligations(self: &Arc<Self>, _allowed: &Allowed, told: &Told<'_>) -> Obligations {
-        let told = [
-            (&self.agent, Some(told.agent)),
-            (&self.user, told.user),
-            (&self.app, told.app),
-            (&self.decision, Some(told.decision_id)),
-        ];
-        let set = told.into_iter().filter_map(|(name, value)| Some((name.clone(), header_value(value?)?))).collect();
-        Obligations { identity: self.clone(), set }
-    }
-}
-
-impl Obligations {
     /// Whether a field of this name that the client sent must be removed.
-    pub fn removes(&self, name: &HeaderName) -> bool {
+    fn removes(&self, name: &HeaderName) -> bool {
         if name == header::AUTHORIZATION {
-            return !self.identity.forward_token;
+            return !self.forward_token;
         }
         if name == header::COOKIE {
-            return !self.identity.forward_cookies;
+            return !self.forward_cookies;
         }
         let starts_like = |prefix: &str| {
             name.as_str().len() >= prefix.len() && same(name.as_str().bytes().take(prefix.len()), prefix)
@@ -178,7 +166,31 @@ impl Obligations {
         starts_like(OURS)
             || EARLIER_HOPS.iter().any(|hop| starts_like(hop))
             || MISLEADING.iter().any(|misleading| same(name.as_str().bytes(), misleading))
-            || self.identity.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
+            || self.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
+    }
+
+    /// What is owed for an allowed request that goes to `upstream`.
+    pub fn obligations(self: &Arc<Self>, upstream: &Arc<Upstream>, _allowed: &Allowed, told: &Told<'_>) -> Obligations {
+        let told = [
+            (&self.agent, Some(told.agent)),
+            (&self.user, told.user),
+            (&self.app, told.app),
+            (&self.decision, Some(told.decision_id)),
+        ];
+        let set = told.into_iter().filter_map(|(name, value)| Some((name.clone(), header_value(value?)?))).collect();
+        Obligations { upstream: upstream.clone(), identity: self.clone(), set }
+    }
+}
+
+impl Obligations {
+    /// Where the request goes.
+    pub const fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// Whether a field of this name that the client sent must be removed.
+    pub fn removes(&self, name: &HeaderName) -> bool {
+        self.identity.removes(name)
     }
 
     /// The fields to set afterwards.
@@ -217,7 +229,7 @@ mod tests {
 
     #[test]
     fn every_spelling_of_our_names_is_removed() {
-        let obligations = Obligations { identity: Arc::new(identity()), set: Vec::new() };
+        let obligations = identity();
         for name in [
             "x-agent-id",
             "X-Agent-Id",
@@ -240,9 +252,7 @@ mod tests {
 
     #[test]
     fn token_and_cookies_stay_only_where_configured() {
-        let stays = |identity: Identity, name| {
-            !Obligations { identity: Arc::new(identity), set: Vec::new() }.removes(&HeaderName::from_static(name))
-        };
+        let stays = |identity: Identity, name| !identity.removes(&HeaderName::from_static(name));
         for (name, token, cookies) in [("authorization", true, false), ("dpop", false, false), ("cookie", false, true)]
         {
             assert!(!stays(identity(), name), "{name}");

@@ -1,6 +1,9 @@
 //! Where allowed requests go. Data only: who connects is decided at the edge of the house.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use http::{HeaderValue, header::InvalidHeaderValue};
 use serde::Deserialize;
@@ -33,6 +36,8 @@ pub struct Upstream {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// Where it is, when `host` is no name.
+    pub address: Option<SocketAddr>,
     /// Whether to speak TLS; the certificate is always verified, against `host`.
     pub tls: bool,
     /// `Host` as the upstream gets it; `None` for the client's own.
@@ -67,6 +72,7 @@ impl Upstream {
             let (host, port, tls) = origin?;
             let authority = (!config.forward_host).then(|| authority(&host, port, tls)).transpose().ok()?;
             Some(Self {
+                address: host.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port)),
                 authority,
                 host,
                 port,

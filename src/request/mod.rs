@@ -8,7 +8,10 @@ pub mod headers;
 pub mod path;
 pub mod route;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use http::{HeaderMap, Method, header};
 
@@ -41,18 +44,20 @@ pub struct Inbound<'a> {
     certificate: Option<[u8; 32]>,
 }
 
-/// Bounds on a request head.
+/// Bounds on a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of the whole head, request line included.
     pub head_bytes_max: usize,
     /// Bytes of the request target.
     pub target_bytes_max: usize,
+    /// From the first byte of a head to its last, between two reads of a body, and between two writes.
+    pub client_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_bytes_max: 32 * 1024, target_bytes_max: 4 * 1024 }
+        Self { head_bytes_max: 32 * 1024, target_bytes_max: 4 * 1024, client_timeout: Duration::from_secs(30) }
     }
 }
 

@@ -8,29 +8,33 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{
     deny_list,
-    http1::{Http1Server, answer, json},
+    http1::{Http1Server, answer, json as answer_json},
 };
-use crate::{base::secret::Secret, metrics::Metrics, snapshot::Snapshot};
+use crate::{base::secret::Secret, metrics::Metrics, reload::Reloads, snapshot::Current};
 
 /// What the admin listener tells of.
 #[derive(Clone, Debug)]
 pub struct State {
     /// The configuration at work.
-    pub snapshot: Arc<Snapshot>,
+    pub current: Arc<Current>,
+    /// How its reloads went.
+    pub reloads: Arc<Reloads>,
     /// What has been counted.
     pub metrics: Arc<Metrics>,
     /// Whether the gate is about to stop.
     pub draining: Arc<AtomicBool>,
     /// What operators must show to see and change the deny-list.
-    pub token: Option<Secret>,
+    pub token: Arc<ArcSwapOption<Secret>>,
 }
 
 /// Serves `/livez`, `/readyz`, `/metrics` and `/deny-list` on `listener`.
@@ -65,22 +69,34 @@ fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> 
 
 /// What is counted as it happens, and what is asked for now.
 fn metrics(state: &State) -> Vec<u8> {
-    for (issuer, ring) in state.snapshot.issuers().rings() {
-        state.metrics.note_keys(issuer, ring.age, ring.fetched, ring.failed);
-    }
-    for (issuer, said) in state.snapshot.issuers().introspections() {
-        state.metrics.note_introspections(issuer, said.active, said.inactive, said.failed);
-    }
-    let denied = state.snapshot.issuers().denied().state();
-    state.metrics.note_deny_list(denied.entries, denied.failing);
-    state.metrics.text()
+    let snapshot = state.current.load();
+    let issuers = snapshot.issuers();
+    state.metrics.text(|metrics| {
+        for (issuer, ring) in issuers.rings() {
+            metrics.note_keys(issuer, ring.age, ring.fetched, ring.failed);
+        }
+        for (issuer, said) in issuers.introspections() {
+            metrics.note_introspections(issuer, said.active, said.inactive, said.failed);
+        }
+        let denied = issuers.denied().state();
+        metrics.note_deny_list(denied.entries, denied.failing);
+        metrics.note_reloads(state.reloads.good(), state.reloads.refused(), state.reloads.failing().is_some());
+    })
 }
 
-/// Ready means: every issuer's keys are there, and the gate is not about to stop.
+/// Ready means: every issuer's keys are there, and the gate is not about to stop. That a newer configuration was refused is
+/// told, and changes nothing: the one in force is as good as before.
 fn readiness(state: &State) -> Response<Full<Bytes>> {
-    let without_keys = state.snapshot.issuers().without_keys();
+    let snapshot = state.current.load();
+    let without_keys = snapshot.issuers().without_keys();
     let draining = state.draining.load(Ordering::Acquire);
     let ready = without_keys.is_empty() && !draining;
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &serde_json::json!({ "ready": ready, "draining": draining, "issuers_without_keys": without_keys }))
+    let refused =
+        state.reloads.failing().map(|failing| json!({ "since": failing.since, "problems": failing.problems }));
+    let configuration = json!({ "revision": state.reloads.revision(), "refused": refused });
+    let body = json!({
+        "ready": ready, "draining": draining, "issuers_without_keys": without_keys, "configuration": configuration,
+    });
+    answer_json(status, &body)
 }

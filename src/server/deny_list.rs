@@ -27,7 +27,8 @@ pub(super) async fn respond(request: Request<Incoming>, state: &State) -> Respon
     if let Some(refusal) = refuse(&request, state) {
         return refusal;
     }
-    let denied = state.snapshot.issuers().denied();
+    let snapshot = state.current.load();
+    let denied = snapshot.issuers().denied();
     let id = request.uri().path().strip_prefix(BELOW).map(str::to_owned);
     match (request.method().clone(), id) {
         (Method::GET, None) => {
@@ -59,7 +60,7 @@ pub(super) async fn respond(request: Request<Incoming>, state: &State) -> Respon
 
 /// The answer to a request that does not show the token.
 fn refuse(request: &Request<Incoming>, state: &State) -> Option<Response<Full<Bytes>>> {
-    let Some(token) = &state.token else {
+    let Some(token) = state.token.load_full() else {
         return Some(error(StatusCode::FORBIDDEN, "no `admin_token` is configured"));
     };
     let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();

@@ -16,12 +16,11 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     head::{self, HeadLimits, NoHead},
-    tls::{self, CertificateDigest},
+    tls::{self, CertificateDigest, Tls},
 };
 use crate::{
     doors::proxy::ProxyDoor,
@@ -30,6 +29,9 @@ use crate::{
     request::RequestError,
 };
 
+/// How long a connection may stay open without a request.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
 /// Idle connections kept to the upstream.
 const UPSTREAM_IDLE_MAX: usize = 256;
 
@@ -37,16 +39,20 @@ const UPSTREAM_IDLE_MAX: usize = 256;
 struct Desk {
     proxy: Arc<HttpProxy<ProxyDoor>>,
     gate: Gate,
-    tls: Option<TlsAcceptor>,
-    limits: HeadLimits,
+    tls: Arc<Tls>,
 }
 
 impl Desk {
+    fn limits(&self) -> HeadLimits {
+        let limits = self.gate.limits();
+        HeadLimits { bytes_max: limits.head_bytes_max, duration_max: limits.client_timeout, idle_max: IDLE_MAX }
+    }
+
     /// The connection as the proxy takes it, and the client's certificate, if it has shown one. Whoever does not speak TLS
     /// where that is due is not answered.
     async fn open(&self, stream: TcpStream) -> Option<(L4Stream, Option<Arc<SslDigest>>)> {
-        let Some(acceptor) = &self.tls else { return Some((stream.into(), None)) };
-        match timeout(self.limits.duration_max, tls::accept(acceptor, stream)).await {
+        let Some(acceptor) = self.tls.load() else { return Some((stream.into(), None)) };
+        match timeout(self.limits().duration_max, tls::accept(&acceptor, stream)).await {
             Ok(Ok((stream, certificate))) => {
                 let known = |digest: CertificateDigest| Arc::new(SslDigest::new("", "", None, None, digest.into()));
                 Some((stream.into(), certificate.map(known)))
@@ -76,9 +82,8 @@ impl Listener {
     /// When the listener has no address.
     pub fn start(
         listener: TcpListener,
-        tls: Option<TlsAcceptor>,
+        tls: Arc<Tls>,
         door: ProxyDoor,
-        limits: HeadLimits,
         connections_max: usize,
         open: IntGauge,
     ) -> io::Result<Self> {
@@ -91,7 +96,7 @@ impl Listener {
         };
         let gate = door.gate().clone();
         let proxy = Arc::new(http_proxy(&Arc::new(configuration), door));
-        let desk = Arc::new(Desk { proxy, gate, tls, limits });
+        let desk = Arc::new(Desk { proxy, gate, tls });
         let (stop, stopped) = watch::channel(false);
         let places = Arc::new(Semaphore::new(connections_max));
         let cut_off = CancellationToken::new();
@@ -175,7 +180,7 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
     loop {
         let head = tokio::select! {
             biased;
-            head = head::read(&mut stream, desk.limits) => head,
+            head = head::read(&mut stream, desk.limits()) => head,
             _ = stopped.changed() => return,
         };
         match head {
@@ -192,7 +197,7 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
         if let (Some(certificate), Some(digest)) = (&certificate, session.digest_mut()) {
             digest.ssl_digest = Some(certificate.clone());
         }
-        let keepalive = if *stopped.borrow() { None } else { Some(desk.limits.idle_max.as_secs()) };
+        let keepalive = if *stopped.borrow() { None } else { Some(IDLE_MAX.as_secs()) };
         session.set_keepalive(keepalive);
         let Some(reused) = desk.proxy.process_new_http(session, &stopped).await else { return };
         match reused.consume().0.into_any().downcast::<L4Stream>() {

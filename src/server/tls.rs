@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use arc_swap::ArcSwapOption;
 use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -30,6 +31,32 @@ use crate::config::tls::{ClientCertificate, TlsFiles};
 
 /// SHA-256 of a client certificate in DER.
 pub type CertificateDigest = [u8; 32];
+
+/// How connections are opened: in TLS, or in the clear where there is none. May be changed for those to come.
+pub struct Tls(ArcSwapOption<TlsAcceptor>);
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+impl Tls {
+    /// As `acceptor` does.
+    pub fn new(acceptor: Option<TlsAcceptor>) -> Self {
+        Self(ArcSwapOption::from_pointee(acceptor))
+    }
+
+    /// As `acceptor` does from now on.
+    pub fn replace(&self, acceptor: Option<TlsAcceptor>) {
+        self.0.store(acceptor.map(Arc::new));
+    }
+
+    /// What accepts the next connection.
+    pub fn load(&self) -> Option<Arc<TlsAcceptor>> {
+        self.0.load_full()
+    }
+}
 
 /// What accepts TLS connections as `files` say.
 ///

@@ -30,7 +30,7 @@ pub enum Binding {
 }
 
 /// What one issuer's tokens are bound to, and how a proof of it must be.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct BindingRules {
     /// To a key, by `jkt`.
     pub(super) key: Binding,

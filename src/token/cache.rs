@@ -35,7 +35,20 @@ pub trait Remembered: Send + Sync + 'static {
 
 /// Values by token. An entry is a memory, not a verdict: whoever reads it checks expiry, key generation, deny-list, and
 /// what the route asks for.
-pub struct TokenCache<V>(Cache<Fingerprint, Arc<V>>);
+pub struct TokenCache<V> {
+    entries: Cache<Key, Arc<V>>,
+    limits: CacheLimits,
+}
+
+/// A token, and the version of the configuration that a value of it was made by.
+type Key = (Fingerprint, u64);
+
+impl<V> Clone for TokenCache<V> {
+    /// The same cache, once more.
+    fn clone(&self) -> Self {
+        Self { entries: self.entries.clone(), limits: self.limits }
+    }
+}
 
 impl<V> std::fmt::Debug for TokenCache<V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -46,8 +59,8 @@ impl<V> std::fmt::Debug for TokenCache<V> {
 /// Entries leave when what they are made of ends, used or not.
 struct WithTheToken;
 
-impl<V: Remembered> Expiry<Fingerprint, Arc<V>> for WithTheToken {
-    fn expire_after_create(&self, _: &Fingerprint, value: &Arc<V>, _: Instant) -> Option<Duration> {
+impl<V: Remembered> Expiry<Key, Arc<V>> for WithTheToken {
+    fn expire_after_create(&self, _: &Key, value: &Arc<V>, _: Instant) -> Option<Duration> {
         Some(value.lifetime())
     }
 }
@@ -57,13 +70,19 @@ impl<V: Remembered> TokenCache<V> {
     pub fn new(limits: CacheLimits) -> Self {
         // The cache has one bound, of weight. An entry that weighs its share at least bounds their number too.
         let share = limits.bytes_max.checked_div(limits.tokens_max).unwrap_or(limits.bytes_max);
-        let weigh = move |_: &Fingerprint, value: &Arc<V>| u32::try_from(value.weight().max(share)).unwrap_or(u32::MAX);
-        Self(Cache::builder().max_capacity(limits.bytes_max).weigher(weigh).expire_after(WithTheToken).build())
+        let weigh = move |_: &Key, value: &Arc<V>| u32::try_from(value.weight().max(share)).unwrap_or(u32::MAX);
+        let entries = Cache::builder().max_capacity(limits.bytes_max).weigher(weigh).expire_after(WithTheToken);
+        Self { entries: entries.build(), limits }
     }
 
-    /// What is remembered of a token.
-    pub async fn get(&self, token: &Fingerprint) -> Option<Arc<V>> {
-        self.0.get(token).await
+    /// How much it may hold.
+    pub const fn limits(&self) -> CacheLimits {
+        self.limits
+    }
+
+    /// What is remembered of a token by one version.
+    pub async fn get(&self, token: Fingerprint, version: u64) -> Option<Arc<V>> {
+        self.entries.get(&(token, version)).await
     }
 
     /// What is remembered of a token, or else what `learn` finds out. Who asks meanwhile waits for the same answer; a
@@ -74,14 +93,15 @@ impl<V: Remembered> TokenCache<V> {
     pub async fn get_or_learn<E: Clone + Send + Sync + 'static>(
         &self,
         token: Fingerprint,
+        version: u64,
         learn: impl Future<Output = Result<Arc<V>, E>>,
     ) -> Result<Arc<V>, E> {
-        self.0.try_get_with(token, learn).await.map_err(|error: Arc<E>| (*error).clone())
+        self.entries.try_get_with((token, version), learn).await.map_err(|error: Arc<E>| (*error).clone())
     }
 
     /// Forgets a token.
-    pub async fn remove(&self, token: &Fingerprint) {
-        self.0.invalidate(token).await;
+    pub async fn remove(&self, token: Fingerprint, version: u64) {
+        self.entries.invalidate(&(token, version)).await;
     }
 }
 
@@ -114,10 +134,10 @@ mod tests {
         let lifetime = Duration::from_secs(1000);
         for number in 0..500 {
             let learn = async { Ok::<_, ()>(Arc::new(Known { weight, lifetime })) };
-            cache.get_or_learn(token(number), learn).await.unwrap();
+            cache.get_or_learn(token(number), 0, learn).await.unwrap();
         }
-        cache.0.run_pending_tasks().await;
-        cache.0.entry_count()
+        cache.entries.run_pending_tasks().await;
+        cache.entries.entry_count()
     }
 
     #[tokio::test]
@@ -133,8 +153,8 @@ mod tests {
         let cache = TokenCache::new(CacheLimits::default());
         for (number, lifetime, kept) in [(1, Duration::ZERO, false), (2, Duration::from_secs(9), true)] {
             let learn = async { Ok::<_, ()>(Arc::new(Known { weight: 1, lifetime })) };
-            cache.get_or_learn(token(number), learn).await.unwrap();
-            assert_eq!(cache.get(&token(number)).await.is_some(), kept, "{lifetime:?}");
+            cache.get_or_learn(token(number), 0, learn).await.unwrap();
+            assert_eq!(cache.get(token(number), 0).await.is_some(), kept, "{lifetime:?}");
         }
     }
 
@@ -149,7 +169,7 @@ mod tests {
                 learnt.fetch_add(1, Ordering::SeqCst);
                 if good { Ok(Arc::new(Known { weight: 1, lifetime: Duration::from_secs(9) })) } else { Err("bad") }
             };
-            cache.get_or_learn(token(1), learn)
+            cache.get_or_learn(token(1), 0, learn)
         };
         let (first, second, third) = tokio::join!(ask(false), ask(false), ask(false));
         assert_eq!([first.err(), second.err(), third.err()], [Some("bad"); 3]);
@@ -157,8 +177,9 @@ mod tests {
         let (first, second, third) = tokio::join!(ask(true), ask(true), ask(true));
         assert!(first.is_ok() && second.is_ok() && third.is_ok());
         assert_eq!(learnt.load(Ordering::SeqCst), 2);
-        assert!(cache.get(&token(1)).await.is_some());
-        cache.remove(&token(1)).await;
-        assert!(cache.get(&token(1)).await.is_none());
+        assert!(cache.get(token(1), 0).await.is_some());
+        assert!(cache.get(token(1), 1).await.is_none(), "another version learns anew");
+        cache.remove(token(1), 0).await;
+        assert!(cache.get(token(1), 0).await.is_none());
     }
 }

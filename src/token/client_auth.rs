@@ -7,13 +7,17 @@ use serde_json::json;
 use ulid::Ulid;
 use url::form_urlencoded::byte_serialize;
 
-use crate::base::{clock::Timestamp, secret::Secret};
+use crate::base::{clock::Timestamp, digest::sha256, secret::Secret};
 
 /// Seconds that an assertion is good for.
 const ASSERTION_LIFETIME_S: u64 = 60;
 
 /// Who we are to an issuer.
-pub(super) struct ClientAuth(Method);
+pub(super) struct ClientAuth {
+    method: Method,
+    /// Of everything that it is made of.
+    digest: [u8; 32],
+}
 
 enum Method {
     Basic(Secret),
@@ -32,6 +36,14 @@ impl std::fmt::Debug for ClientAuth {
     }
 }
 
+impl PartialEq for ClientAuth {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for ClientAuth {}
+
 /// What one request carries to show it.
 #[derive(Default)]
 pub(super) struct Credentials {
@@ -46,12 +58,14 @@ impl ClientAuth {
     pub(super) fn secret(client_id: &str, secret: &Secret) -> Self {
         let encoded = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
         let pair = STANDARD.encode(format!("{}:{}", encoded(client_id), encoded(secret.expose())));
-        Self(Method::Basic(Secret::from(format!("Basic {pair}"))))
+        let value = format!("Basic {pair}");
+        Self { digest: sha256(value.as_bytes()), method: Method::Basic(Secret::from(value)) }
     }
 
     /// By assertions signed with a private key in PEM: P-256, P-384, RSA or Ed25519. `None` for anything else.
     pub(super) fn private_key(client_id: &str, pem: &Secret, key_id: Option<&str>) -> Option<Self> {
         let pem = pem.expose().as_bytes();
+        let digest = sha256(format!("{:?}", (client_id, key_id, sha256(pem))).as_bytes());
         let known = [
             (Algorithm::ES256, EncodingKey::from_ec_pem(pem)),
             (Algorithm::ES384, EncodingKey::from_ec_pem(pem)),
@@ -63,13 +77,14 @@ impl ClientAuth {
             let header = Header { kid: key_id.map(str::to_owned), ..Header::new(algorithm) };
             // What cannot sign now cannot sign later.
             jsonwebtoken::encode(&header, &json!({}), &key).ok()?;
-            Some(Self(Method::Assertion(Box::new(Assertion { client_id: client_id.to_owned(), header, key }))))
+            let assertion = Assertion { client_id: client_id.to_owned(), header, key };
+            Some(Self { method: Method::Assertion(Box::new(assertion)), digest })
         })
     }
 
     /// What a request to `issuer` carries; `None` when nothing can be signed.
     pub(super) fn credentials(&self, issuer: &str, now: Timestamp) -> Option<Credentials> {
-        match &self.0 {
+        match &self.method {
             Method::Basic(value) => Some(Credentials { authorization: Some(value.clone()), form: Vec::new() }),
             Method::Assertion(assertion) => {
                 let Assertion { client_id, header, key } = &**assertion;

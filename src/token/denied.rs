@@ -19,6 +19,13 @@ use crate::base::{clock::Timestamp, files::Stamp};
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// An epoch that no list has been at: a token that one list has cleared is not cleared by another, and one that was never
+/// cleared, which stands at 0, by none.
+fn next_epoch() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::AcqRel).saturating_add(1)
+}
+
 /// A deny-list that is kept up with its file.
 #[derive(Debug)]
 pub struct Denied {
@@ -32,7 +39,7 @@ struct Shared {
     list: RwLock<Arc<Denials>>,
     /// Held from reading the file to publishing what it says, so that no older list is published after a newer.
     reading: Mutex<()>,
-    /// Moves whenever the list changes. From 1, so that a token that was never cleared is never at it.
+    /// Moves whenever the list changes.
     epoch: AtomicU64,
     failing: AtomicU64,
 }
@@ -63,16 +70,21 @@ impl Denied {
         Self::new(Denials::default(), None)
     }
 
-    /// Denies by `file`, which holds `list` now, and watches it. Must be called on a tokio runtime.
-    pub fn start(list: Denials, file: DenyFile) -> Self {
+    /// Denies by a file, which holds this list now, and watches it; the one `before` does so already where it is of the same
+    /// file. Must be called on a tokio runtime.
+    pub fn start(denied: Option<(Denials, DenyFile)>, before: Option<&Arc<Self>>) -> Arc<Self> {
+        let Some((list, file)) = denied else { return Arc::new(Self::nobody()) };
+        if let Some(same) = before.filter(|before| before.file.as_ref().is_some_and(|it| it.path == file.path)) {
+            return same.clone();
+        }
         let mut denied = Self::new(list, Some(file.clone()));
         denied.watcher = Some(tokio::spawn(watch(file, denied.shared.clone())).abort_handle());
-        denied
+        Arc::new(denied)
     }
 
     fn new(list: Denials, file: Option<DenyFile>) -> Self {
         let list = RwLock::new(Arc::new(list));
-        let (epoch, failing) = (AtomicU64::new(1), AtomicU64::new(0));
+        let (epoch, failing) = (AtomicU64::new(next_epoch()), AtomicU64::new(0));
         let shared = Arc::new(Shared { list, reading: Mutex::new(()), epoch, failing });
         Self { shared, file, watcher: None }
     }
@@ -153,7 +165,7 @@ impl Shared {
     /// The epoch moves only after the new list is in place: who reads the new epoch reads that list or a later one.
     fn publish(&self, list: Denials) {
         *self.list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.epoch.store(next_epoch(), Ordering::Release);
         self.failing.store(0, Ordering::Release);
     }
 }

@@ -1,7 +1,10 @@
 //! DPoP proofs (RFC 9449 section 4.3): a JWT, made for one request, by which its sender shows to hold the key that the
 //! token is bound to.
 
-use std::time::Instant;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderName;
@@ -39,6 +42,8 @@ pub const DPOP: HeaderName = HeaderName::from_static("dpop");
 pub struct ProofSettings {
     origins: Vec<Origin>,
     nonces: Nonces,
+    /// Whether the nonces' secret was made here, and not configured.
+    own_secret: bool,
 }
 
 impl ProofSettings {
@@ -58,7 +63,7 @@ impl ProofSettings {
             let nonces = Nonces::new(secret.as_ref().map(|secret| secret.expose().as_bytes()));
             problems.keep(nonces.map_err(|_| Problem::new("the machine gives no randomness")))
         });
-        problems.into_result(nonces.map(|nonces| Self { origins, nonces }))
+        problems.into_result(nonces.map(|nonces| Self { origins, nonces, own_secret: nonce_secret.is_none() }))
     }
 
     /// No origin, and nonces that no other gate knows.
@@ -93,17 +98,46 @@ fn compile_origin(text: &Spanned<String>) -> Result<Origin, Problem> {
 #[derive(Debug)]
 pub(super) struct Proofs {
     origins: Vec<Origin>,
-    seen: Replays,
-    nonces: Nonces,
+    seen: Arc<Replays>,
+    nonces: Arc<Nonces>,
+    own_secret: bool,
+    /// How long proofs are remembered at least.
+    horizon: Duration,
+    /// How far ahead of us the clock may be that a proof was made by.
+    leeway: Duration,
+    /// Proofs made before may have been seen and forgotten.
+    remembered_from: Option<Timestamp>,
 }
 
 impl Proofs {
-    /// Remembers proofs for as long as any of `rules` lets one be valid.
-    pub(super) fn new(settings: ProofSettings, rules: &[Rules]) -> Self {
-        let bound = rules.iter().map(|rules| rules.binding).filter(|binding| binding.key != Binding::Off);
-        let valid = bound.map(|binding| binding.proof_age_max.saturating_add(binding.leeway));
-        let horizon = valid.max().unwrap_or_default();
-        Self { origins: settings.origins, seen: Replays::new(horizon), nonces: settings.nonces }
+    /// Remembers proofs for as long as any of `rules` lets one be valid, and those that were seen `before`.
+    pub(super) fn new(settings: ProofSettings, rules: &[Rules], before: Option<&Self>, now: Timestamp) -> Self {
+        let bound = || rules.iter().map(|rules| rules.binding).filter(|binding| binding.key != Binding::Off);
+        let leeway = bound().map(|binding| binding.leeway).max().unwrap_or_default();
+        let horizon = bound().map(|binding| binding.proof_age_max.saturating_add(binding.leeway)).max();
+        let horizon = horizon.unwrap_or_default();
+        let ProofSettings { origins, nonces, own_secret } = settings;
+        let Some(before) = before else {
+            let seen = Arc::new(Replays::new(horizon));
+            return Self {
+                origins,
+                seen,
+                nonces: Arc::new(nonces),
+                own_secret,
+                horizon,
+                leeway,
+                remembered_from: None,
+            };
+        };
+        let nonces = if own_secret && before.own_secret { before.nonces.clone() } else { Arc::new(nonces) };
+        let mut remembered_from = before.remembered_from;
+        if horizon > before.horizon && !before.horizon.is_zero() {
+            // What was seen a horizon ago may be forgotten by now; it was made up to a leeway later than seen.
+            remembered_from = Some(now.earlier(before.horizon.saturating_sub(before.leeway)));
+        }
+        before.seen.reach(horizon);
+        let (horizon, leeway) = (horizon.max(before.horizon), leeway.max(before.leeway));
+        Self { origins, seen: before.seen.clone(), nonces, own_secret, horizon, leeway, remembered_from }
     }
 
     /// Checks that `inbound` holds a proof of `key`, made for it and for the token of this digest, which is `bound` to it.
@@ -130,7 +164,8 @@ impl Proofs {
         let jti = claims.identifier("jti").ok().flatten();
         let made = claims.date("iat").ok().flatten();
         let (Some(jti), Some(made), true) = (jti, made, made_for_this) else { return Err(TokenError::ProofInvalid) };
-        if made > now.later(rules.leeway) || made.later(rules.proof_age_max) <= now {
+        let forgotten = self.remembered_from.is_some_and(|from| made < from);
+        if made > now.later(rules.leeway) || made.later(rules.proof_age_max) <= now || forgotten {
             return Err(TokenError::ProofInvalid);
         }
         let nonce = claims.text("nonce").map_err(|_| TokenError::ProofInvalid)?;
@@ -180,8 +215,8 @@ mod tests {
     #[test]
     fn a_uri_is_ours_by_origin_and_exact_path() {
         let origins = ["https://api.example", "http://127.0.0.1:8080"].map(|it| Url::parse(it).unwrap().origin());
-        let settings = ProofSettings { origins: origins.into(), nonces: Nonces::new(None).unwrap() };
-        let proofs = Proofs::new(settings, &[]);
+        let settings = ProofSettings { origins: origins.into(), nonces: Nonces::new(None).unwrap(), own_secret: true };
+        let proofs = Proofs::new(settings, &[], None, Timestamp::from_seconds(0));
         for uri in [
             "https://api.example/a%20b",
             "HTTPS://API.example:443/a%20b",

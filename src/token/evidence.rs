@@ -22,7 +22,7 @@ use crate::base::{
 };
 
 /// What vouches for an issuer's tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// Its signature.
     Signature {

@@ -44,7 +44,7 @@ const GOOD_FOR: Duration = Duration::from_secs(60 * 60);
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// How an issuer is asked; compiled.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Introspection {
     pub(super) endpoint: Url,
     pub(super) client: Arc<ClientAuth>,

@@ -50,33 +50,45 @@ pub struct Issuers {
     /// Those that sign, by `iss`.
     signing: HashMap<String, Signing>,
     /// Those that are asked.
-    asked: Vec<Introspector>,
+    asked: Vec<Arc<Introspector>>,
     pub(super) proofs: Proofs,
-    pub(super) denied: Denied,
+    pub(super) denied: Arc<Denied>,
 }
 
 #[derive(Debug)]
 struct Signing {
     rules: Arc<Rules>,
-    keys: KeyRing,
+    keys: Arc<KeyRing>,
 }
 
 impl Issuers {
-    /// Starts a key ring for each issuer that signs. Must be called on a tokio runtime.
-    pub fn start(trust: Trust, sources: &Sources) -> Self {
-        let proofs = Proofs::new(trust.proofs, &trust.rules);
-        let denied = trust.denied.map_or_else(Denied::nobody, |(list, file)| Denied::start(list, file));
+    /// Starts a key ring for each issuer that signs. What those `before` know of the same issuers is taken over: keys,
+    /// answers, proofs that were seen. Must be called on a tokio runtime.
+    pub fn start(trust: Trust, sources: &Sources, before: Option<&Self>) -> Self {
+        let now = sources.clock.now();
+        let proofs = Proofs::new(trust.proofs, &trust.rules, before.map(|before| &before.proofs), now);
+        let denied = Denied::start(trust.denied, before.map(|before| &before.denied));
         let (mut signing, mut asked) = (HashMap::new(), Vec::new());
         for rules in trust.rules {
-            let rules = Arc::new(rules);
             match &rules.evidence {
                 Evidence::Signature { source, ring, .. } => {
-                    let keys = KeyRing::start(rules.issuer.clone(), source.clone(), sources.clone(), ring.clone());
+                    let known = before.and_then(|before| before.signing.get(&rules.issuer));
+                    let keys = known.map(|known| &known.keys).filter(|keys| keys.keeps(source, ring)).cloned();
+                    if let Some(keys) = &keys {
+                        keys.refresh_from_file();
+                    }
+                    let start = || KeyRing::start(rules.issuer.clone(), source.clone(), sources.clone(), ring.clone());
+                    let keys = keys.unwrap_or_else(|| Arc::new(start()));
+                    // Tokens are remembered by the very rules that they were checked by.
+                    let same = known.map(|known| &known.rules).filter(|known| ***known == rules).cloned();
+                    let rules = same.unwrap_or_else(|| Arc::new(rules));
                     signing.insert(rules.issuer.clone(), Signing { keys, rules });
                 }
                 Evidence::Introspection(how) => {
+                    let known = before.and_then(|before| before.asked.iter().find(|it| *it.rules == rules)).cloned();
                     let how = how.clone();
-                    asked.push(Introspector::new(rules, how, sources.fetch.clone()));
+                    let start = || Arc::new(Introspector::new(Arc::new(rules), how, sources.fetch.clone()));
+                    asked.push(known.unwrap_or_else(start));
                 }
             }
         }
@@ -96,7 +108,7 @@ impl Issuers {
 
     /// Who is to be asked about `token`: whose prefix it has, or who takes whatever has none and is no JWT.
     fn introspector(&self, token: RawToken<'_>) -> Option<&Introspector> {
-        let marked = self.asked.iter().filter_map(|it| Some((it.claims_by(token)?, it)));
+        let marked = self.asked.iter().filter_map(|it| Some((it.claims_by(token)?, &**it)));
         let (marked, introspector) = marked.max_by_key(|(marked, _)| *marked)?;
         (marked > 0 || !token.is_jwt_like()).then_some(introspector)
     }
@@ -134,7 +146,7 @@ impl Issuers {
     }
 
     /// What is refused although everything about it is right.
-    pub const fn denied(&self) -> &Denied {
+    pub fn denied(&self) -> &Denied {
         &self.denied
     }
 

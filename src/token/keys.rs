@@ -77,6 +77,7 @@ pub enum KeyError {
 #[derive(Debug)]
 pub struct KeyRing {
     shared: Arc<Shared>,
+    source: KeySource,
     settings: Settings,
     /// Names of keys that the source did not have of late, by digest, however long they are.
     absent: moka::sync::Cache<[u8; 32], ()>,
@@ -126,9 +127,22 @@ impl KeyRing {
             sources: sources.clone(),
         };
         let copy = settings.copy.as_ref().map(kept);
-        let keeper = Keeper { name, source, sources, settings: settings.clone(), copy, shared: shared.clone() };
+        let keeper =
+            Keeper { name, source: source.clone(), sources, settings: settings.clone(), copy, shared: shared.clone() };
         let task = tokio::spawn(keeper.keep()).abort_handle();
-        Self { shared, settings, absent, task }
+        Self { shared, source, settings, absent, task }
+    }
+
+    /// Whether it keeps the keys of `source`, as `settings` say.
+    pub(super) fn keeps(&self, source: &KeySource, settings: &Settings) -> bool {
+        self.source == *source && self.settings == *settings
+    }
+
+    /// Reads its keys again, where they are in a file, which may have changed.
+    pub(super) fn refresh_from_file(&self) {
+        if matches!(self.source, KeySource::File(_)) {
+            self.shared.wanted.notify_one();
+        }
     }
 
     /// Changes whenever the keys change: what was verified under another generation must be verified again.

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// A row of the table.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Profile {
     /// Values of `typ`, lower case, without `application/`.
     types: &'static [&'static str],

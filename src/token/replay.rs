@@ -31,13 +31,13 @@ pub(super) enum Sighting {
 /// The proofs seen of late.
 #[derive(Debug)]
 pub(super) struct Replays {
-    horizon: Duration,
     room: usize,
     generations: Mutex<Generations>,
 }
 
 #[derive(Debug)]
 struct Generations {
+    horizon: Duration,
     began: Instant,
     young: HashSet<ProofId>,
     old: HashSet<ProofId>,
@@ -46,20 +46,27 @@ struct Generations {
 }
 
 impl Replays {
+    /// Remembers each proof from now on for at least `horizon` too.
+    pub(super) fn reach(&self, horizon: Duration) {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.horizon = generations.horizon.max(horizon);
+    }
+
     /// Remembers each proof for at least `horizon`.
     pub(super) fn new(horizon: Duration) -> Self {
         Self::with_room(horizon, PROOFS_MAX, Instant::now())
     }
 
     fn with_room(horizon: Duration, room: usize, began: Instant) -> Self {
-        let generations = Generations { began, young: HashSet::new(), old: HashSet::new(), by_agent: HashMap::new() };
-        Self { horizon, room, generations: Mutex::new(generations) }
+        let generations =
+            Generations { horizon, began, young: HashSet::new(), old: HashSet::new(), by_agent: HashMap::new() };
+        Self { room, generations: Mutex::new(generations) }
     }
 
     /// Notes a proof of `agent`.
     pub(super) fn sight(&self, proof: ProofId, agent: &str, now: Instant) -> Sighting {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.age(self.horizon, now);
+        generations.age(now);
         if generations.old.contains(&proof) || generations.young.contains(&proof) {
             return Sighting::Again;
         }
@@ -74,14 +81,14 @@ impl Replays {
 }
 
 impl Generations {
-    fn age(&mut self, horizon: Duration, now: Instant) {
+    fn age(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.began);
-        if age < horizon {
+        if age < self.horizon {
             return;
         }
         self.old = mem::take(&mut self.young);
         self.by_agent.clear();
-        if age >= horizon.saturating_mul(2) {
+        if age >= self.horizon.saturating_mul(2) {
             self.old.clear();
         }
         self.began = now;
@@ -103,6 +110,19 @@ mod tests {
             for later in [0, 1, 69, 70] {
                 assert_eq!(replays.sight(proof, "a", at(start + later)), Sighting::Again, "{start} + {later}");
             }
+        }
+    }
+
+    #[test]
+    fn a_longer_horizon_holds_for_what_is_still_remembered() {
+        let began = Instant::now();
+        let replays = Replays::with_room(Duration::from_secs(70), PROOFS_MAX, began);
+        let at = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(replays.sight([1; 16], "a", at(60)), Sighting::First);
+        replays.reach(Duration::from_secs(200));
+        replays.reach(Duration::from_secs(10));
+        for later in [130, 199, 260, 399] {
+            assert_eq!(replays.sight([1; 16], "a", at(later)), Sighting::Again, "{later}");
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::base::clock::Timestamp;
 
 /// An issuer's rules.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// `iss`.
     pub issuer: String,

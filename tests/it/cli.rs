@@ -152,8 +152,24 @@ fn serve_answers_health_checks_writes_one_line_per_request_and_drains() {
     shell(&format!(
         "curl -i http://{address}/users/1/data; curl -i -H 'Authorization: Bearer {canary}' http://{address}/x"
     ));
-    gate.terminate();
+    let broken = folder.path().join("policies/broken.cedar");
+    for (change, said) in [(None, "the configuration was reloaded"), (Some("permit"), "the configuration is refused")] {
+        if let Some(text) = change {
+            std::fs::write(&broken, text).unwrap();
+        }
+        gate.signal("HUP");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let outcome = if change.is_none() { "good" } else { "refused" };
+        let counted = format!("portcullis_reloads_total{{outcome=\"{outcome}\"}} 1");
+        let admin = config.lines().nth(1).unwrap().trim_start_matches("admin: ").to_owned();
+        while !shell(&format!("curl -i http://{admin}/metrics")).contains(&counted) {
+            assert!(Instant::now() < deadline, "{said} is never counted");
+        }
+    }
+    gate.signal("TERM");
     let (records, logs) = gate.rest();
+    assert!(logs.contains("the configuration was reloaded"), "{logs}");
+    assert!(logs.contains("the configuration is refused") && logs.contains("broken.cedar:1:"), "{logs}");
     let records: Vec<Value> = records.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let codes: Vec<_> = records.iter().map(|record| record["code"].as_str().unwrap()).collect();
     assert_eq!(codes, ["token_missing", "token_malformed"]);
@@ -207,9 +223,9 @@ impl Running {
         lines
     }
 
-    fn terminate(&mut self) {
-        let ended = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
-        assert!(ended.success());
+    fn signal(&mut self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status().unwrap();
+        assert!(sent.success());
     }
 
     fn rest(&mut self) -> (String, String) {

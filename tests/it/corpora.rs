@@ -214,7 +214,7 @@ async fn what_aws_jwt_verify_refuses_is_refused_and_what_it_takes_is_taken_unles
                     fetch: Arc::new(HttpFetch::new().unwrap()),
                     files,
                 };
-                let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources);
+                let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources, None);
                 let now = Timestamp::from_seconds(
                     row["now_ms"].as_str().map_or_else(|| row["now_ms"].as_u64().unwrap(), |it| it.parse().unwrap())
                         / 1000,

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -204,6 +205,25 @@ impl House {
         let app =
             App::start(&loaded, clock.clone(), Arc::new(Channel(sender)), Arc::new(Metrics::new().unwrap())).await;
         Self { app: app.unwrap_or_else(|error| panic!("{error}")), service, clock, records }
+    }
+
+    /// A gate that follows the configuration it finds in `folder`, where `UPSTREAM` stands for the service behind it. Both
+    /// addresses are to be port 0.
+    pub(crate) async fn following(folder: &Path, config: &str) -> Self {
+        let service = house_service().await;
+        let path = folder.join("config.yaml");
+        std::fs::write(&path, config.replace("UPSTREAM", &format!("http://{}", service.address()))).unwrap();
+        let sights = Arc::default();
+        let loaded = config::load_noting(&path, &sights).unwrap_or_else(|error| panic!("{error}"));
+        let upstream = loaded.config.upstream.url.value.clone();
+        let mut house = Self::at_work(loaded, service, upstream, NOW).await;
+        house.app.follow(path, sights);
+        house
+    }
+
+    /// What the gate tells operators at `path`.
+    pub(crate) async fn operators(&self, path: &str) -> Answer {
+        Answer::parse(&wire::send(self.app.admin_address(), &wire::request("GET", path, &[])).await)
     }
 
     /// The gate and its records, the rest let go.

@@ -169,6 +169,33 @@ async fn an_active_token_is_asked_about_once_and_let_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_outlives_a_reload_until_its_issuers_rules_change() {
+    let issuer = Issuer::start(Mood::Says(active())).await;
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir(folder.path().join("policies")).unwrap();
+    for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
+        put(name, &house::repository(name));
+    }
+    put("secret", "s3cret");
+    let config = format!(
+        "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\nupstream: {{ url: UPSTREAM }}\nissuers:\n  - {}\nroutes:\n\
+         \x20 - {{ methods: [GET], path: '/users/{{id}}/data', action: readOnly, resource: 'UserData::\"{{path.id}}\"', \
+         attributes: {{ owner: 'User::\"{{path.id}}\"' }} }}\n",
+        issuer.entry(SECRET)
+    );
+    let mut house = House::following(folder.path(), &config).await;
+    assert_eq!(call(&mut house, "a").await, (200, "allowed"));
+    put("policies/stop.cedar", "@id(\"stop\") forbid (principal, action, resource);");
+    while call(&mut house, "a").await != (403, "access_denied") {}
+    assert_eq!(issuer.questions(), 1, "the token is known, whatever the policies say now");
+    put("policies/stop.cedar", "");
+    put("secret", "another");
+    while call(&mut house, "a").await != (200, "allowed") {}
+    assert_eq!(issuer.questions(), 2, "asked anew by who now is another to the issuer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_said_of_a_token_is_checked_like_claims_that_were_signed() {
     let issuer = Issuer::start(Mood::Silence).await;
     let mut house = gate(&[issuer.entry(SECRET)]).await;

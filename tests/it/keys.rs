@@ -91,7 +91,7 @@ impl KeyServer {
             std::fs::write(folder.join(name), house::repository(name)).unwrap();
         }
         let settings = format!("jwks_uri: '{}', {settings}", self.url());
-        gate(&settings, "https://issuer.example", Files::Disk(folder.into())).await
+        gate(&settings, "https://issuer.example", Files::disk(folder)).await
     }
 }
 

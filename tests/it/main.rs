@@ -13,5 +13,6 @@ mod introspection;
 mod keys;
 mod peers;
 mod proof;
+mod reload;
 mod tls;
 mod wire;

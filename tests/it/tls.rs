@@ -111,6 +111,43 @@ async fn a_token_bound_to_a_certificate_is_good_with_that_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_shown_to_those_who_come_next() {
+    let folder = folder();
+    let path = folder.path();
+    let config = "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ntls: { certificate: gate.pem, private_key: { file: gate.key } }\n\
+        upstream: { url: UPSTREAM }\nissuers:\n\
+        \x20 - oidc_generic: { issuer: 'https://issuer.example', audiences: [api], jwks_file: keys.json }\n\
+        routes:\n  - { methods: [GET], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"', \
+        attributes: { owner: 'User::\"{path.id}\"' } }\n";
+    let mut house = House::following(path, config).await;
+    let token = token(path, None);
+    assert_eq!(call(&mut house, path, &token, None).await, ["allowed"; 2]);
+    let shown = |house: &House| {
+        let address = house.app.address().to_string();
+        let script =
+            format!("openssl s_client -connect {address} </dev/null 2>/dev/null | openssl x509 -noout -serial");
+        String::from_utf8(run(path, "sh", &["-c", &script]).stdout).unwrap()
+    };
+    let before = tokio::task::block_in_place(|| shown(&house));
+    assert!(before.starts_with("serial="), "{before}");
+    // The key does not fit the new certificate until it is there too.
+    openssl(path, "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=new -keyout new.key -out new.csr");
+    openssl(
+        path,
+        "x509 -req -in new.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile gate.ext -out new.pem",
+    );
+    fs::rename(path.join("new.pem"), path.join("gate.pem")).unwrap();
+    while !house.operators("/readyz").await.body.contains("`tls`: ") {}
+    assert_eq!(tokio::task::block_in_place(|| shown(&house)), before);
+    fs::rename(path.join("new.key"), path.join("gate.key")).unwrap();
+    let start = std::time::Instant::now();
+    while tokio::task::block_in_place(|| shown(&house)) == before {
+        assert!(start.elapsed().as_secs() < 20, "the old certificate is still shown");
+    }
+    assert_eq!(call(&mut house, path, &token, None).await, ["allowed"; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn certificates_may_have_to_be_there_and_to_be_vouched_for() {
     let folder = folder();
     let path = folder.path();
