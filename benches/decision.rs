@@ -15,6 +15,7 @@ use portcullis::{
     base::{
         clock::{SystemClock, Timestamp},
         files::Files,
+        outside::Outside,
     },
     config,
     demo::keys::SigningKey,
@@ -27,7 +28,6 @@ use portcullis::{
         Issuers, Presented, RawToken, Trust, VerifiedToken,
         cache::{CacheLimits, Remembered, TokenCache},
         issuer::Rules,
-        key_source::Sources,
     },
 };
 use serde_json::json;
@@ -71,14 +71,11 @@ impl Bench {
         ]);
         let loaded = config::parse("config.yaml".into(), text, files.clone()).expect("the example");
         let compiled = loaded.compile().expect("the example");
-        let sources = Sources {
-            clock: Arc::new(SystemClock),
-            fetch: Arc::new(HttpFetch::new().expect("TLS")),
-            files: files.clone(),
-        };
+        let fetch = Arc::new(HttpFetch::new().expect("TLS"));
+        let outside = Outside::without_databases(Arc::new(SystemClock), fetch, files.clone());
         let rules = Rules::compile(&loaded.config.issuers.value[0], &files).expect("the example");
-        let issuers = Issuers::start(Trust::plain(vec![rules]).expect("randomness"), &sources, None);
-        let current = Arc::new(Current::new(compiled.blueprint.start(&sources, None)));
+        let issuers = Issuers::start(Trust::plain(vec![rules]).expect("randomness"), &outside, None);
+        let current = Arc::new(Current::new(compiled.blueprint.start(&outside, None)));
         runtime.block_on(async {
             issuers.first_attempts().await;
             current.load().issuers().first_attempts().await;

@@ -13,14 +13,14 @@ use std::{
 use cedar_policy::{Authorizer, Context, Entities, Entity, EntityUid, PolicySet, Request, RestrictedExpression};
 use http::{HeaderMap, Method, header};
 use portcullis::{
-    base::{clock::Timestamp, files::Files},
+    base::{clock::Timestamp, files::Files, outside::Outside},
     config,
     demo::keys::SigningKey,
-    entities::{DecisionRequest, Names},
+    entities::{DecisionRequest, Names, sources::Sources},
     policy::Policies,
     request::{Head, Inbound, Limits, path::Target},
     server::fetch::HttpFetch,
-    token::{Issuers, Presented, key_source::Sources},
+    token::{Issuers, Presented},
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -82,12 +82,9 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Policies, Decis
     let blueprint = compiled.unwrap_or_else(|problems| panic!("{problems}")).blueprint;
     let loading = begin.elapsed();
     let inside = runtime.enter();
-    let sources = Sources {
-        clock: Arc::new(portcullis::base::clock::SystemClock),
-        fetch: Arc::new(HttpFetch::new().expect("TLS")),
-        files,
-    };
-    let issuers = Issuers::start(blueprint.trust, &sources, None);
+    let clock = Arc::new(portcullis::base::clock::SystemClock);
+    let outside = Outside::without_databases(clock, Arc::new(HttpFetch::new().expect("TLS")), files);
+    let issuers = Issuers::start(blueprint.trust, &outside, None);
     drop(inside);
     let now = Timestamp::from_seconds(1_795_000_000);
     let claims = json!({ "iss": "https://a.example", "aud": "api", "client_id": "c", "exp": 1_795_000_600, "scope": "read write",
@@ -107,7 +104,9 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Policies, Decis
         .find(&Method::GET, Target::parse(target).expect("a target"))
         .expect("one reading")
         .expect("a route");
-    let question = blueprint.mapping.question(&found, &subject, &possession, &inbound, now).expect("a question");
+    let sources = Sources::default();
+    let question = blueprint.mapping.question(&sources, &found, &subject, &possession, &inbound, now);
+    let question = runtime.block_on(question).expect("a question");
     (blueprint.policies, question, loading)
 }
 

@@ -18,6 +18,7 @@ use crate::{
     audit::Sink,
     base::{
         clock::Clock,
+        outside::Outside,
         problem::{Problem, Problems},
         secret::Secret,
         sights::Sights,
@@ -32,10 +33,10 @@ use crate::{
         fetch::HttpFetch,
         http1::Http1Server,
         listener::Listener,
+        sql::Sql,
         tls::{self, Tls},
     },
     snapshot::{Current, Snapshot},
-    token::key_source::Sources,
 };
 
 /// How long requests under way may take once the gate is told to stop.
@@ -59,7 +60,7 @@ pub struct App {
 #[derive(Debug)]
 struct Works {
     current: Arc<Current>,
-    sources: Sources,
+    outside: Outside,
     tls: Arc<Tls>,
     admin_token: Arc<ArcSwapOption<Secret>>,
     /// What stays as it is while the gate runs.
@@ -106,8 +107,9 @@ impl App {
         let tls = Arc::new(Tls::new(acceptor));
         let data = bind(servers.listen).await?;
         let operators = bind(servers.admin).await?;
-        let sources = Sources { clock: clock.clone(), fetch: Arc::new(fetch), files: loaded.files() };
-        let current = Arc::new(Current::new(compiled.blueprint.start(&sources, None)));
+        let outside =
+            Outside { clock: clock.clone(), fetch: Arc::new(fetch), databases: Arc::new(Sql), files: loaded.files() };
+        let current = Arc::new(Current::new(compiled.blueprint.start(&outside, None)));
         let gate = Gate::new(current.clone(), clock.clone(), sink, metrics.clone());
         let open = metrics.connections().clone();
         let unnamed = |address| move |error| StartError::Listen { address, error };
@@ -125,14 +127,14 @@ impl App {
         let listener = Listener::start(data, tls.clone(), ProxyDoor::new(gate), servers.connections_max, open);
         let listener = listener.map_err(unnamed(servers.listen))?;
         current.load().issuers().first_attempts().await;
-        let works = Arc::new(Works { current, sources, tls, admin_token, servers });
+        let works = Arc::new(Works { current, outside, tls, admin_token, servers });
         Ok(Self { listener, admin, draining, works, reloads, reloader: None })
     }
 
     /// Keeps the gate up with the configuration at `path`, of which `sights` saw the version that it was started with.
     pub fn follow(&mut self, path: PathBuf, sights: Arc<Sights>) {
         self.reloads.begin(sights.revision());
-        let (works, reloads, clock) = (self.works.clone(), self.reloads.clone(), self.works.sources.clock.clone());
+        let (works, reloads, clock) = (self.works.clone(), self.reloads.clone(), self.works.outside.clock.clone());
         self.reloader = Some(Reloader::start(path, sights, works, reloads, clock));
     }
 
@@ -167,7 +169,7 @@ impl Install for Works {
         let Compiled { blueprint, servers, .. } = compiled;
         self.check_fixed(&servers)?;
         let acceptor = servers.tls.as_ref().map(tls::acceptor).transpose().map_err(Problem::new)?;
-        let snapshot = blueprint.start(&self.sources, Some(&self.current.load()));
+        let snapshot = blueprint.start(&self.outside, Some(&self.current.load()));
         // Keys that are new are there before the first token is verified with them, if they can be had.
         snapshot.issuers().first_attempts().await;
         let before = self.current.replace(snapshot);

@@ -13,6 +13,8 @@ use std::{
 use prometheus::IntCounter;
 use serde::Serialize;
 
+use crate::base::origin::Origin;
+
 /// How a visit was decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,7 +75,11 @@ pub struct Record {
     /// The Cedar resource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
-    /// The claim or attribute that was missing, for `claim_missing`; the scope, for `scope_missing`.
+    /// Where the attributes of agent, user and resource came from that the policies could see.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<Origin>,
+    /// The claim or attribute that was missing, for `claim_missing`; the scope, for `scope_missing`; the source that gave no
+    /// answer, for `source_unavailable` and `source_timed_out`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
     /// Whom the policies denied it to: `agent` or `user`.

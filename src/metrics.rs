@@ -7,7 +7,8 @@ use std::{
 };
 
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::audit::{Outcome, Record};
@@ -32,6 +33,8 @@ pub struct Metrics {
     introspections: IntCounterVec,
     denied: IntGauge,
     denied_failing: IntGauge,
+    lookups: IntCounterVec,
+    lookups_paused: IntGaugeVec,
     reloads: IntCounterVec,
     reload_failing: IntGauge,
     telling: Mutex<()>,
@@ -75,6 +78,14 @@ impl Metrics {
             "portcullis_deny_list_failing",
             "1 while the deny-list cannot be read and an older one is in force.",
         )?;
+        let lookups = IntCounterVec::new(
+            Opts::new("portcullis_lookups_total", "Questions to a source of attributes, by outcome."),
+            &["source", "outcome"],
+        )?;
+        let lookups_paused = IntGaugeVec::new(
+            Opts::new("portcullis_lookups_paused", "1 while a source that failed again and again is left alone."),
+            &["source"],
+        )?;
         let reloads = IntCounterVec::new(
             Opts::new("portcullis_reloads_total", "Reloads of the configuration, by outcome."),
             &["outcome"],
@@ -97,6 +108,8 @@ impl Metrics {
         registry.register(Box::new(introspections.clone()))?;
         registry.register(Box::new(denied.clone()))?;
         registry.register(Box::new(denied_failing.clone()))?;
+        registry.register(Box::new(lookups.clone()))?;
+        registry.register(Box::new(lookups_paused.clone()))?;
         registry.register(Box::new(reloads.clone()))?;
         registry.register(Box::new(reload_failing.clone()))?;
         registry.register(Box::new(build))?;
@@ -113,6 +126,8 @@ impl Metrics {
             introspections,
             denied,
             denied_failing,
+            lookups,
+            lookups_paused,
             reloads,
             reload_failing,
             telling: Mutex::new(()),
@@ -147,6 +162,16 @@ impl Metrics {
         }
     }
 
+    /// Notes how often a source of attributes was asked and answered, and failed, and whether it is left alone for now.
+    pub fn note_lookups(&self, source: &str, answered: u64, failed: u64, paused: bool) {
+        for (outcome, total) in [("answered", answered), ("failed", failed)] {
+            self.lookups.with_label_values(&[source, outcome]).inc_by(total);
+        }
+        let paused = i64::from(paused);
+        let known = self.lookups_paused.with_label_values(&[source]);
+        known.set(known.get().max(paused));
+    }
+
     /// Notes how the deny-list stands.
     pub fn note_deny_list(&self, entries: usize, failing: bool) {
         self.denied.set(i64::try_from(entries).unwrap_or(i64::MAX));
@@ -178,6 +203,8 @@ impl Metrics {
         self.keys_age.reset();
         self.key_fetches.reset();
         self.introspections.reset();
+        self.lookups.reset();
+        self.lookups_paused.reset();
         note(self);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {

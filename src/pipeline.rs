@@ -161,8 +161,10 @@ impl Visit {
         let possession = snapshot.issuers.possession(subject.token(), &presented, &inbound, now)?;
         let found = found.ok_or(Refusal::RouteMissing)?;
         self.record.action = Some(found.route.action_name().clone());
-        let question = snapshot.mapping.question(&found, &subject, &possession, &inbound, now)?;
+        let question = snapshot.mapping.question(&snapshot.sources, &found, &subject, &possession, &inbound, now);
+        let mut question = question.await?;
         self.record.resource = question.resource();
+        self.record.attributes = std::mem::take(&mut question.origins);
         let allowed = snapshot.policies.decide(&question).into_result()?;
         self.note_policies(allowed.determining());
         let names = subject.names();
@@ -246,7 +248,12 @@ impl Visit {
                 self.record.side = denied.side.map(Side::name);
                 self.note_policies(&denied.determining);
             }
-            Refusal::Mapping(MappingError::ClaimMissing(name) | MappingError::ScopeMissing(name)) => {
+            Refusal::Mapping(
+                MappingError::ClaimMissing(name)
+                | MappingError::ScopeMissing(name)
+                | MappingError::SourceUnavailable(name)
+                | MappingError::SourceTimedOut(name),
+            ) => {
                 self.record.missing = Some(name.clone());
             }
             _ => {}

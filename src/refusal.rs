@@ -178,6 +178,8 @@ impl Refusal {
             M::ClientUnlisted,
             M::AppRefused,
             M::EntitiesTooMany,
+            M::SourceUnavailable(named()),
+            M::SourceTimedOut(named()),
             M::ClaimMissing(named()),
         ];
         let denials = [DenyReason::Policy, DenyReason::Failure].map(|reason| Denied {
@@ -321,6 +323,8 @@ fn mapping_row(error: &MappingError) -> Row {
         MappingError::DelegationUnclear => row(StatusCode::FORBIDDEN, "delegation_unclear"),
         MappingError::ClientUnlisted => row(StatusCode::FORBIDDEN, "client_unlisted"),
         MappingError::EntitiesTooMany => row(StatusCode::FORBIDDEN, "entities_too_many"),
+        MappingError::SourceUnavailable(_) => row(StatusCode::SERVICE_UNAVAILABLE, "source_unavailable"),
+        MappingError::SourceTimedOut(_) => row(StatusCode::GATEWAY_TIMEOUT, "source_timed_out"),
         MappingError::AppRefused => row(StatusCode::FORBIDDEN, "app_refused"),
         MappingError::ClaimMissing(_) => row(StatusCode::FORBIDDEN, "claim_missing"),
     }

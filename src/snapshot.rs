@@ -5,14 +5,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::{
-    entities::{Mapping, RoutePlan, Subject},
+    base::outside::Outside,
+    entities::{Mapping, RoutePlan, Subject, sources::Sources},
     forward::{Identity, Upstream},
     policy::Policies,
     request::{Limits, route::RouteTable},
     token::{
         Issuers, Trust,
         cache::{CacheLimits, TokenCache},
-        key_source::Sources,
     },
 };
 
@@ -48,6 +48,7 @@ pub struct Snapshot {
     pub(crate) subjects: TokenCache<Subject>,
     pub(crate) routes: RouteTable<RoutePlan>,
     pub(crate) mapping: Mapping,
+    pub(crate) sources: Sources,
     pub(crate) policies: Policies,
     pub(crate) identity: Arc<Identity>,
     pub(crate) upstream: Arc<Upstream>,
@@ -60,14 +61,15 @@ pub struct Current(ArcSwap<Snapshot>);
 impl Blueprint {
     /// Puts the configuration to work: key rings begin to fetch. What the one `before` has learnt and what still holds is
     /// taken over. Must be called on a tokio runtime.
-    pub fn start(self, sources: &Sources, before: Option<&Snapshot>) -> Snapshot {
+    pub fn start(self, outside: &Outside, before: Option<&Snapshot>) -> Snapshot {
         let subjects = before.map(|before| &before.subjects).filter(|subjects| subjects.limits() == self.cache);
         Snapshot {
             version: before.map_or(0, |before| before.version.saturating_add(1)),
             limits: self.limits,
-            issuers: Issuers::start(self.trust, sources, before.map(|before| &before.issuers)),
+            issuers: Issuers::start(self.trust, outside, before.map(|before| &before.issuers)),
             subjects: subjects.cloned().unwrap_or_else(|| TokenCache::new(self.cache)),
             routes: self.routes,
+            sources: self.mapping.sources(outside, before.map(|before| &before.sources)),
             mapping: self.mapping,
             policies: self.policies,
             identity: Arc::new(self.identity),
@@ -77,6 +79,11 @@ impl Blueprint {
 }
 
 impl Snapshot {
+    /// The sources that are asked for attributes.
+    pub const fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
     /// The issuers whose tokens are believed.
     pub const fn issuers(&self) -> &Issuers {
         &self.issuers

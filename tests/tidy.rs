@@ -16,7 +16,7 @@ const WALLS: [(&str, &[&str]); 14] = [
     ("refusal", &["entities", "policy", "request", "token"]),
     ("audit", &["base"]),
     ("metrics", &["audit", "base"]),
-    ("snapshot", &["entities", "forward", "policy", "request", "token"]),
+    ("snapshot", &["base", "entities", "forward", "policy", "request", "token"]),
     (
         "pipeline",
         &["audit", "base", "entities", "forward", "metrics", "policy", "refusal", "request", "snapshot", "token"],

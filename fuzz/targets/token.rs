@@ -17,8 +17,9 @@ use portcullis::{
         clock::Timestamp,
         fetch::{Ask, Document, Fetch, FetchError},
         files::Files,
+        outside::Outside,
     },
-    token::{Issuers, RawToken, Trust, issuer::Rules, key_source::Sources},
+    token::{Issuers, RawToken, Trust, issuer::Rules},
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -55,10 +56,9 @@ impl Bench {
         let rules = Rules::compile(&serde_json::from_value(config).unwrap(), &files).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let inside = runtime.enter();
-        let issuers = Issuers::start(
-            Trust::plain(vec![rules]).unwrap(),
-            &Sources { clock: Arc::new(portcullis::base::clock::SystemClock), fetch: Arc::new(Nobody), files },
-        );
+        let clock = Arc::new(portcullis::base::clock::SystemClock);
+        let outside = Outside::without_databases(clock, Arc::new(Nobody), files);
+        let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &outside, None);
         drop(inside);
         runtime.block_on(issuers.first_attempts());
         Self { runtime, issuers, key }

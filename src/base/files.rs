@@ -149,7 +149,10 @@ impl Files {
     }
 
     /// Where `path` is on disk; a link, as in a mounted volume, stays a link.
-    fn real(&self, path: &Path) -> io::Result<PathBuf> {
+    ///
+    /// # Errors
+    /// Files in memory are nowhere.
+    pub fn real(&self, path: &Path) -> io::Result<PathBuf> {
         let Self::Disk { root, .. } = self else { return Err(io::ErrorKind::Unsupported.into()) };
         let path = root.join(path);
         Ok(path.canonicalize().unwrap_or(path))

@@ -23,7 +23,6 @@ use crate::{
     token::{
         Issuers, RawToken, Trust,
         issuer::{IssuerConfig, Rules},
-        key_source::Sources,
     },
 };
 
@@ -180,7 +179,8 @@ fn verifier(key: &SigningKey) -> Result<Issuers, super::Failure> {
     }}))?;
     let rules = Rules::compile(&config, &files)?;
     let fetch = Arc::new(crate::server::fetch::HttpFetch::new()?);
-    Ok(Issuers::start(Trust::plain(vec![rules])?, &Sources { clock: Arc::new(SystemClock), fetch, files }, None))
+    let outside = crate::base::outside::Outside::without_databases(Arc::new(SystemClock), fetch, files);
+    Ok(Issuers::start(Trust::plain(vec![rules])?, &outside, None))
 }
 
 /// `claims`, issued at `now`.

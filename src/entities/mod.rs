@@ -3,16 +3,18 @@
 
 mod circumstances;
 pub mod clients;
+pub mod lookup;
 pub mod plan;
 pub mod schema;
+pub mod sources;
 mod store;
 pub mod subject;
 pub mod template;
 pub mod value;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
-use cedar_policy::{Context, Entities, EntityTypeName, Request};
+use cedar_policy::{Context, Entities, Entity, EntityTypeName, Request};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -21,6 +23,7 @@ use self::{
     clients::{ClientConfig, Clients},
     plan::Requests,
     schema::{Record, SchemaTypes, Type},
+    sources::{Draft, SourceConfig, SourcePlan, Sources},
     store::Store,
 };
 pub use self::{
@@ -31,6 +34,8 @@ use crate::{
     base::{
         clock::Timestamp,
         files::Files,
+        origin::Origin,
+        outside::Outside,
         problem::{Problem, Problems},
     },
     request::{Inbound, route::Match},
@@ -49,6 +54,8 @@ pub struct EntitiesConfig {
     pub principals: Option<Spanned<Vec<Side>>>,
     /// Files of entities, in Cedar's JSON. Default none.
     pub files: Vec<Spanned<PathBuf>>,
+    /// Who is asked, in this order, what neither tokens nor paths nor files say. Default nobody.
+    pub sources: Vec<SourceConfig>,
 }
 
 /// Why no question could be put.
@@ -75,6 +82,12 @@ pub enum MappingError {
     /// The client may not be called by this app.
     #[error("the client may not be called by this app")]
     AppRefused,
+    /// A source of attributes, by name, cannot be asked, or does not answer well.
+    #[error("source `{0}` cannot be asked")]
+    SourceUnavailable(String),
+    /// A source of attributes, by name, did not answer in time.
+    #[error("source `{0}` did not answer in time")]
+    SourceTimedOut(String),
     /// The schema requires a claim that is absent or does not fit its type.
     #[error("claim `{0}` is missing or does not fit the schema")]
     ClaimMissing(String),
@@ -89,6 +102,7 @@ pub struct Types {
     /// For whom a question is put, where a route does not say.
     principals: Option<Spanned<Vec<Side>>>,
     store: Arc<Store>,
+    sources: Vec<SourcePlan>,
 }
 
 impl Types {
@@ -108,10 +122,21 @@ impl Types {
         }
         let principals = config.principals.clone();
         let store = problems.keep(Store::compile(&config.files, files, &schema)).map(Arc::new);
+        let sources = config.sources.iter().filter_map(|it| problems.keep(it.compile(&schema, files))).collect();
         let types = agent.zip(user).zip(store);
-        let types = types.map(|((agent, user), store)| Self { schema, agent, user, principals, store });
+        let types = types.map(|((agent, user), store)| Self { schema, agent, user, principals, store, sources });
         problems.keep(types.as_ref().map_or(Ok(()), Self::check_subjects));
         problems.into_result(types)
+    }
+
+    /// Whether sources are asked about entities of this type.
+    fn has_source(&self, kind: &EntityTypeName) -> bool {
+        self.sources.iter().any(|source| source.of() == kind)
+    }
+
+    /// Whether anybody says what entities of this type are in.
+    fn has_parents(&self, kind: &EntityTypeName) -> bool {
+        !self.store.is_empty() || self.sources.iter().any(|source| source.of() == kind && source.gives_parents())
     }
 
     /// What is said of agents and users comes from claims, which cannot name other agents or users.
@@ -178,6 +203,8 @@ pub struct DecisionRequest {
     pub(crate) requests: Vec<(Side, Request)>,
     /// The entities that policies may look at.
     pub(crate) entities: Entities,
+    /// Where the attributes of agent, user and resource come from.
+    pub(crate) origins: Vec<Origin>,
 }
 
 impl DecisionRequest {
@@ -231,12 +258,18 @@ impl Mapping {
         Subject::new(token, names, scopes, attributes, &self.types, self.contexts.len())
     }
 
+    /// Puts the sources to work, that are asked for attributes; what those `before` have heard is taken over.
+    pub fn sources(&self, outside: &Outside, before: Option<&Sources>) -> Sources {
+        Sources::start(&self.types.sources, outside, before)
+    }
+
     /// The question that a request puts, whose sender may use the subject's token.
     ///
     /// # Errors
-    /// [`MappingError`] when the token does not hold what the route asks for.
-    pub fn question(
+    /// [`MappingError`] when the token does not hold what the route asks for, or a source cannot be asked.
+    pub async fn question(
         &self,
+        sources: &Sources,
         found: &Match<'_, '_, RoutePlan>,
         subject: &Subject,
         _: &Possession,
@@ -253,18 +286,28 @@ impl Mapping {
             let request = Context::from_pairs([request]).map_err(|_| missing("request"))?;
             context = context.merge(request).map_err(|_| missing("request"))?;
         }
-        let (resource, attributes) = plan.resource(&found.parameters)?;
-        let resource = self.types.store.complete(resource, attributes, &self.types.schema)?;
+        let mut origins = subject.origins().to_vec();
+        let (schema, store) = (&self.types.schema, &self.types.store);
+        let mut resource = plan.resource(&found.parameters)?;
+        origins.extend_from_slice(plan.origins());
+        store.fill(&mut resource, "resource", &mut origins);
+        sources.fill(&mut resource, "resource", schema, &mut origins).await?;
+        let resource = resource.finish(schema)?;
+        let agent = self.complete(subject.agent(), Side::Agent, sources, &mut origins).await?;
+        let user = match subject.user() {
+            Some(user) => Some(self.complete(user, Side::User, sources, &mut origins).await?),
+            None => None,
+        };
         let mut requests = Vec::with_capacity(plan.principals().len());
         for side in plan.principals() {
             let principal = match side {
-                Side::Agent => subject.agent(),
-                Side::User => subject.user().ok_or(MappingError::DelegationMissing)?,
+                Side::Agent => &*agent,
+                Side::User => user.as_deref().ok_or(MappingError::DelegationMissing)?,
             };
             let request = Request::new(principal.uid(), plan.action().clone(), resource.uid(), context.clone(), None);
             requests.push((*side, request.map_err(|_| missing("request"))?));
         }
-        let subjects = [Some(subject.agent()), subject.user()].into_iter().flatten();
+        let subjects = [Some(&*agent), user.as_deref()].into_iter().flatten();
         // Where the subject is the resource too, it is one entity; the route says nothing of it.
         let resource =
             Some(&resource).filter(|resource| subjects.clone().all(|subject| subject.uid() != resource.uid()));
@@ -274,7 +317,24 @@ impl Mapping {
         Ok(DecisionRequest {
             requests,
             entities: Entities::from_entities(entities, None).map_err(|_| missing("entities"))?,
+            origins,
         })
+    }
+
+    /// The agent or user, with what sources say of it now.
+    async fn complete<'s>(
+        &self,
+        subject: &'s Entity,
+        side: Side,
+        sources: &Sources,
+        origins: &mut Vec<Origin>,
+    ) -> Result<Cow<'s, Entity>, MappingError> {
+        if !sources.knows(subject.uid().type_name()) {
+            return Ok(Cow::Borrowed(subject));
+        }
+        let mut draft = Draft::from(subject.clone());
+        sources.fill(&mut draft, side.name(), &self.types.schema, origins).await?;
+        draft.finish(&self.types.schema).map(Cow::Owned)
     }
 }
 
@@ -311,7 +371,7 @@ mod tests {
         policy::PolicyFiles,
         request::{Head, Limits, path::Target, route::RouteTable},
         server::fetch::HttpFetch,
-        token::{Issuers, Presented, Trust, issuer::Rules, key_source::Sources},
+        token::{Issuers, Presented, Trust, issuer::Rules},
     };
 
     const CONFIG: &str = "
@@ -378,12 +438,9 @@ routes:
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let inside = runtime.enter();
         let rules = Rules::compile(&loaded.config.issuers.value[0], &files).unwrap();
-        let sources = Sources {
-            clock: Arc::new(crate::base::clock::SystemClock),
-            fetch: Arc::new(HttpFetch::new().unwrap()),
-            files,
-        };
-        let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources, None);
+        let clock = Arc::new(crate::base::clock::SystemClock);
+        let outside = Outside::without_databases(clock, Arc::new(HttpFetch::new().unwrap()), files);
+        let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &outside, None);
         drop(inside);
         let asked = std::cell::Cell::new(0);
         let mut runner = proptest::test_runner::TestRunner::default();
@@ -408,7 +465,9 @@ routes:
             let Ok(subject) = mapping.subject(Arc::new(verified), names) else { return Ok(()) };
             let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap().unwrap();
             let possession = issuers.possession(subject.token(), &presented, &inbound, now).unwrap();
-            let Ok(question) = mapping.question(&found, &subject, &possession, &inbound, now) else { return Ok(()) };
+            let sources = Sources::default();
+            let question = mapping.question(&sources, &found, &subject, &possession, &inbound, now);
+            let Ok(question) = runtime.block_on(question) else { return Ok(()) };
             let (_, request) = &question.requests[0];
             let valid = Request::new(
                 request.principal().unwrap().clone(),

@@ -2,7 +2,7 @@
 //! must hold.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -15,11 +15,15 @@ use super::{
     ContextPlan, MappingError, Side, Types,
     circumstances::Circumstances,
     schema::{Action, Type},
+    sources::Draft,
     subject::is_delegation,
     template::{EntityTemplate, TextTemplate},
 };
 use crate::{
-    base::problem::{Problem, Problems},
+    base::{
+        origin::Origin,
+        problem::{Problem, Problems},
+    },
     request::route::{METHODS, Parameters, PathTemplate},
     token::claims::is_scope,
 };
@@ -71,6 +75,8 @@ pub struct RoutePlan {
     action_groups: Vec<Entity>,
     resource: EntityTemplate,
     attributes: Vec<(String, AttributeTemplate)>,
+    /// Where those attributes come from.
+    origins: Vec<Origin>,
     scope: Option<String>,
     delegation: DelegationRule,
     principals: Vec<Side>,
@@ -127,7 +133,15 @@ impl RouteConfig {
             problems.keep(self.applies(action, principals.as_deref().unwrap_or(&[Side::Agent]), &resource, types));
             let context = problems.keep(self.context(action, types, contexts));
             let attributes = problems.keep(self.attributes(&resource, parameters, types));
+            let path: Arc<str> = "path".into();
+            let origin = |name: &String| Origin {
+                of: "resource",
+                name: name.as_str().into(),
+                source: path.clone(),
+                age_s: None,
+            };
             Some(RoutePlan {
+                origins: attributes.iter().flatten().map(|(name, _)| origin(name)).collect(),
                 name: self.name().into(),
                 action_name: uid.to_string().into(),
                 action_groups: types.schema.action_groups(&uid).to_vec(),
@@ -241,7 +255,7 @@ impl RouteConfig {
             problems.push(Problem::at(&self.resource, message).fix("add it to `appliesTo { resource: [...] }`"));
         }
         for of in [&types.agent, &types.user, &resource.type_name] {
-            let written = |unsupplied: &&str| *unsupplied == "parents" && !types.store.is_empty();
+            let written = |unsupplied: &&str| *unsupplied == "parents" && types.has_parents(of);
             if let Some(unsupplied) = types.schema.unsupplied(of).filter(|unsupplied| !written(unsupplied)) {
                 let message = format!(
                     "the schema gives `{of}` {unsupplied}, which nothing supplies: a policy about them would never apply"
@@ -328,7 +342,8 @@ impl RouteConfig {
             let template = template.map_err(|message| Problem::at(text, message));
             attributes.extend(problems.keep(template).map(|template| (name.clone(), template)));
         }
-        let lacks = |name: &String| !self.attributes.contains_key(name) && types.store.is_empty();
+        let is_asked = !types.store.is_empty() || types.has_source(&resource.type_name);
+        let lacks = |name: &String| !self.attributes.contains_key(name) && !is_asked;
         for (name, _) in shape.iter().filter(|(name, it)| it.required && lacks(name)) {
             let message = format!("the schema requires attribute `{name}` of `{}`", resource.type_name);
             problems.push(Problem::at(&self.resource, message).fix(format!("add `attributes: {{ {name}: … }}`")));
@@ -368,11 +383,13 @@ impl RoutePlan {
         &self.action_groups
     }
 
-    /// The resource that a request names, and the attributes that the route gives it.
-    pub(super) fn resource(
-        &self,
-        parameters: &Parameters<'_, '_>,
-    ) -> Result<(EntityUid, HashMap<String, RestrictedExpression>), MappingError> {
+    /// Where the attributes come from that the route gives the resource.
+    pub(super) fn origins(&self) -> &[Origin] {
+        &self.origins
+    }
+
+    /// The resource that a request names, with the attributes that the route gives it.
+    pub(super) fn resource(&self, parameters: &Parameters<'_, '_>) -> Result<Draft, MappingError> {
         let missing = |name: &str| MappingError::ClaimMissing(name.to_owned());
         let uid = self.resource.fill(parameters).ok_or_else(|| missing("resource"))?;
         let mut attributes = HashMap::with_capacity(self.attributes.len());
@@ -383,6 +400,6 @@ impl RoutePlan {
             };
             attributes.insert(name.clone(), value.ok_or_else(|| missing(name))?);
         }
-        Ok((uid, attributes))
+        Ok(Draft { uid, attributes, parents: HashSet::new() })
     }
 }

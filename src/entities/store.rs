@@ -2,21 +2,24 @@
 //! supply. Read once; what a question can reach of them is put beside it.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
     path::PathBuf,
+    sync::Arc,
 };
 
-use cedar_policy::{Entities, Entity, EntityUid, EvalResult, RestrictedExpression};
+use cedar_policy::{Entities, Entity, EntityUid, EvalResult};
 use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use super::{
     MappingError,
     schema::{Extension, SchemaTypes, Type},
+    sources::Draft,
 };
 use crate::base::{
     files::Files,
     json,
+    origin::Origin,
     problem::{Problem, Problems, causes},
 };
 
@@ -24,11 +27,13 @@ use crate::base::{
 const REACHED_MAX: usize = 1_000;
 
 /// What is written down.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Store {
     entities: Entities,
     /// The entities that another's attributes name.
     named: HashMap<EntityUid, Vec<EntityUid>>,
+    /// What records call it.
+    name: Arc<str>,
 }
 
 impl Store {
@@ -51,7 +56,7 @@ impl Store {
         let named = all.iter().map(|entity| (entity.uid(), named_by(entity))).collect();
         let entities = Entities::from_entities(all, None).map_err(|error| Problem::new(causes(&error)));
         let entities = problems.keep(entities);
-        problems.into_result(entities.map(|entities| Self { entities, named }))
+        problems.into_result(entities.map(|entities| Self { entities, named, name: "file".into() }))
     }
 
     /// Whether nothing is written down.
@@ -59,30 +64,21 @@ impl Store {
         self.named.is_empty()
     }
 
-    /// The entity with these attributes, and with what is written down of it: further attributes, and its parents.
-    ///
-    /// # Errors
-    /// `ClaimMissing` where nobody supplies an attribute that the schema requires.
-    pub(super) fn complete(
-        &self,
-        uid: EntityUid,
-        mut attributes: HashMap<String, RestrictedExpression>,
-        types: &SchemaTypes,
-    ) -> Result<Entity, MappingError> {
-        let mut parents = HashSet::new();
-        if let Some(known) = self.entities.get(&uid) {
-            let (_, further, theirs) = known.clone().into_inner();
-            parents = theirs;
-            for (name, value) in further {
-                attributes.entry(name).or_insert(value);
+    /// Adds what is written down of an entity: attributes that are open, and its parents.
+    pub(super) fn fill(&self, draft: &mut Draft, of: &'static str, origins: &mut Vec<Origin>) {
+        let Some(known) = self.entities.get(&draft.uid) else { return };
+        let (_, further, parents) = known.clone().into_inner();
+        let mut note = |name: Arc<str>| origins.push(Origin { of, name, source: self.name.clone(), age_s: None });
+        for (name, value) in further {
+            if let Entry::Vacant(open) = draft.attributes.entry(name) {
+                note(open.key().as_str().into());
+                open.insert(value);
             }
         }
-        let shape = types.entity(uid.type_name()).into_iter().flatten();
-        if let Some((name, _)) = shape.into_iter().find(|(name, it)| it.required && !attributes.contains_key(*name)) {
-            return Err(MappingError::ClaimMissing(name.clone()));
+        for kind in parents.iter().map(EntityUid::type_name).collect::<HashSet<_>>() {
+            note(format!("in {kind}").into());
         }
-        let kind = uid.type_name().to_string();
-        Entity::new(uid, attributes, parents).map_err(|_| MappingError::ClaimMissing(kind))
+        draft.parents.extend(parents);
     }
 
     /// What is written down of everything that `entities` are in or name, and so on, without themselves.
@@ -95,8 +91,10 @@ impl Store {
         }
         let mut seen: HashSet<_> = entities.iter().map(Entity::uid).collect();
         let within = |uid: &EntityUid| self.entities.ancestors(uid).into_iter().flatten().cloned().collect::<Vec<_>>();
-        let mut next: VecDeque<_> =
-            entities.iter().flat_map(|entity| [named_by(entity), within(&entity.uid())].concat()).collect();
+        let mut next: VecDeque<_> = entities
+            .iter()
+            .flat_map(|entity| [named_by(entity), parents(entity), within(&entity.uid())].concat())
+            .collect();
         let mut reached = Vec::new();
         while let Some(uid) = next.pop_front() {
             if !seen.insert(uid.clone()) {
@@ -171,6 +169,11 @@ fn fits(value: &EvalResult, ty: &Type) -> bool {
         }),
         _ => false,
     }
+}
+
+/// The entities that an entity is in, at first hand.
+fn parents(entity: &Entity) -> Vec<EntityUid> {
+    entity.clone().into_inner().2.into_iter().collect()
 }
 
 /// The entities that an entity's attributes name.

@@ -1,7 +1,7 @@
 //! Who asks, as Cedar sees them: built once per token and kept beside it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -10,11 +10,15 @@ use cedar_policy::{Context, Entity, EntityId, EntityUid, RestrictedExpression};
 use serde_json::{Map, Value};
 
 use super::{
-    MappingError, Types,
+    MappingError, Side, Types,
     schema::{Record, Type},
+    sources::Draft,
     value::{attributes, present},
 };
-use crate::token::{VerifiedToken, cache::Remembered, claims::Identifier};
+use crate::{
+    base::origin::Origin,
+    token::{VerifiedToken, cache::Remembered, claims::Identifier},
+};
 
 /// A verified token with everything Cedar needs of it.
 pub struct Subject {
@@ -24,6 +28,8 @@ pub struct Subject {
     scopes: Vec<String>,
     agent: Entity,
     user: Option<Entity>,
+    /// Where their attributes come from.
+    origins: Vec<Origin>,
     /// By context type, built when first asked for.
     contexts: Box<[OnceLock<Result<Context, MappingError>>]>,
 }
@@ -85,22 +91,20 @@ impl Subject {
         types: &Types,
         contexts: usize,
     ) -> Result<Self, MappingError> {
+        let mut origins = Vec::new();
         // INVARIANT: the operator's word goes before the token's.
         let agent = uid(&types.agent, &names.agent);
-        let agent = match said.filter(|said| !said.is_empty()) {
-            None => entity(agent, types, token.claims())?,
-            Some(said) => {
-                let mut claims = token.claims().clone();
-                claims.extend(said.clone());
-                entity(agent, types, &claims)?
-            }
-        };
+        let said = [("clients", said), ("token", Some(token.claims()))];
+        let agent = entity(agent, types, Side::Agent, &said, &mut origins)?;
         let user = match (&names.user, token.delegation()) {
-            (Some(id), Some(delegation)) => Some(entity(uid(&types.user, id), types, delegation.attributes())?),
+            (Some(id), Some(delegation)) => {
+                let said = [("token", Some(delegation.attributes()))];
+                Some(entity(uid(&types.user, id), types, Side::User, &said, &mut origins)?)
+            }
             _ => None,
         };
         let contexts = (0..contexts).map(|_| OnceLock::new()).collect();
-        Ok(Self { token, names, scopes, agent, user, contexts })
+        Ok(Self { token, names, scopes, agent, user, origins, contexts })
     }
 
     /// Its names.
@@ -122,6 +126,10 @@ impl Subject {
     /// The user acted for.
     pub const fn user(&self) -> Option<&Entity> {
         self.user.as_ref()
+    }
+    /// Where their attributes come from.
+    pub(super) fn origins(&self) -> &[Origin] {
+        &self.origins
     }
 
     /// The context of the given type.
@@ -201,11 +209,32 @@ fn uid(type_name: &cedar_policy::EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(type_name.clone(), EntityId::new(id))
 }
 
-/// An entity with those attributes of its type that `values` supplies, and with what is written down of it.
-fn entity(uid: EntityUid, types: &Types, values: &Map<String, Value>) -> Result<Entity, MappingError> {
-    let attributes: HashMap<_, _> = match types.schema.entity(uid.type_name()) {
-        Some(shape) => present(shape, values)?.into_iter().collect(),
-        None => HashMap::new(),
-    };
-    types.store.complete(uid, attributes, &types.schema)
+/// An entity with those attributes of its type that are `said` of it, the earlier word before the later, and with what is
+/// written down of it. What a source is to be asked for each time may be open.
+fn entity(
+    uid: EntityUid,
+    types: &Types,
+    side: Side,
+    said: &[(&'static str, Option<&Map<String, Value>>)],
+    origins: &mut Vec<Origin>,
+) -> Result<Entity, MappingError> {
+    let mut draft = Draft { uid, attributes: HashMap::new(), parents: HashSet::new() };
+    let of = side.name();
+    if let Some(shape) = types.schema.entity(draft.uid.type_name()) {
+        for (source, values) in said {
+            for (name, value) in present(shape, values.unwrap_or(&Map::new()))? {
+                if let Entry::Vacant(open) = draft.attributes.entry(name) {
+                    origins.push(Origin {
+                        of,
+                        name: open.key().as_str().into(),
+                        source: (*source).into(),
+                        age_s: None,
+                    });
+                    open.insert(value);
+                }
+            }
+        }
+    }
+    types.store.fill(&mut draft, of, origins);
+    if types.has_source(draft.uid.type_name()) { draft.seal() } else { draft.finish(&types.schema) }
 }

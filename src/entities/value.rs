@@ -8,6 +8,7 @@ use super::{
     MappingError,
     schema::{Extension, Record, Type},
 };
+use crate::base::json;
 
 /// The attributes of `record` that `values` supplies. `null` counts as absent.
 ///
@@ -64,6 +65,18 @@ pub fn expression(ty: &Type, value: &Value) -> Option<RestrictedExpression> {
             Extension::Duration => RestrictedExpression::new_duration(text),
         }),
         _ => None,
+    }
+}
+
+/// The same, of a value that comes with SQL's types: truth may be a number, and a set or a record a text in JSON.
+pub fn expression_of_sql(ty: &Type, value: &Value) -> Option<RestrictedExpression> {
+    match (ty, value) {
+        (Type::Bool, Value::Number(number)) => match number.as_i64() {
+            Some(truth @ (0 | 1)) => Some(RestrictedExpression::new_bool(truth == 1)),
+            _ => None,
+        },
+        (Type::Set(_) | Type::Record(_), Value::String(text)) => expression(ty, &json::parse(text.as_bytes()).ok()?),
+        _ => expression(ty, value),
     }
 }
 

@@ -233,7 +233,11 @@ mod tests {
                         let (principal, resource) = (uid(principal.to_owned()), uid(resource.to_owned()));
                         let action = uid(format!("Action::\"{action}\""));
                         let request = Request::new(principal, action, resource, Context::empty(), None).unwrap();
-                        let question = DecisionRequest { requests: vec![(Side::Agent, request)], entities: entities() };
+                        let question = DecisionRequest {
+                            requests: vec![(Side::Agent, request)],
+                            entities: entities(),
+                            origins: Vec::new(),
+                        };
                         prop_assert_eq!(indexed.decide(&question), plain(&set, &question), "{:?}: {:?}", texts, question.requests);
                     }
                 }

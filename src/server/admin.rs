@@ -78,6 +78,9 @@ fn metrics(state: &State) -> Vec<u8> {
         for (issuer, said) in issuers.introspections() {
             metrics.note_introspections(issuer, said.active, said.inactive, said.failed);
         }
+        for (source, said) in snapshot.sources().states() {
+            metrics.note_lookups(source, said.answered, said.failed, said.paused);
+        }
         let denied = issuers.denied().state();
         metrics.note_deny_list(denied.entries, denied.failing);
         metrics.note_reloads(state.reloads.good(), state.reloads.refused(), state.reloads.failing().is_some());

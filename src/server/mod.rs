@@ -7,4 +7,5 @@ pub mod head;
 pub mod http1;
 pub mod listener;
 pub mod probe;
+pub mod sql;
 pub mod tls;

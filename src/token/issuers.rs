@@ -17,11 +17,10 @@ use super::{
     introspection::{IntrospectionState, Introspector},
     jwks::KeySet,
     jws::Jws,
-    key_source::Sources,
     keys::{KeyError, KeyRing, RingState},
     rules::{Rules, Signed},
 };
-use crate::base::{clock::Timestamp, problem::Problems};
+use crate::base::{clock::Timestamp, outside::Outside, problem::Problems};
 
 /// Whom the gate trusts, and how far; compiled.
 #[derive(Debug)]
@@ -64,8 +63,8 @@ struct Signing {
 impl Issuers {
     /// Starts a key ring for each issuer that signs. What those `before` know of the same issuers is taken over: keys,
     /// answers, proofs that were seen. Must be called on a tokio runtime.
-    pub fn start(trust: Trust, sources: &Sources, before: Option<&Self>) -> Self {
-        let now = sources.clock.now();
+    pub fn start(trust: Trust, outside: &Outside, before: Option<&Self>) -> Self {
+        let now = outside.clock.now();
         let proofs = Proofs::new(trust.proofs, &trust.rules, before.map(|before| &before.proofs), now);
         let denied = Denied::start(trust.denied, before.map(|before| &before.denied));
         let (mut signing, mut asked) = (HashMap::new(), Vec::new());
@@ -77,7 +76,7 @@ impl Issuers {
                     if let Some(keys) = &keys {
                         keys.refresh_from_file();
                     }
-                    let start = || KeyRing::start(rules.issuer.clone(), source.clone(), sources.clone(), ring.clone());
+                    let start = || KeyRing::start(rules.issuer.clone(), source.clone(), outside.clone(), ring.clone());
                     let keys = keys.unwrap_or_else(|| Arc::new(start()));
                     // Tokens are remembered by the very rules that they were checked by.
                     let same = known.map(|known| &known.rules).filter(|known| ***known == rules).cloned();
@@ -87,7 +86,7 @@ impl Issuers {
                 Evidence::Introspection(how) => {
                     let known = before.and_then(|before| before.asked.iter().find(|it| *it.rules == rules)).cloned();
                     let how = how.clone();
-                    let start = || Arc::new(Introspector::new(Arc::new(rules), how, sources.fetch.clone()));
+                    let start = || Arc::new(Introspector::new(Arc::new(rules), how, outside.fetch.clone()));
                     asked.push(known.unwrap_or_else(start));
                 }
             }

@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{jwks::KeySet, key_source::Sources};
-use crate::base::clock::Timestamp;
+use super::jwks::KeySet;
+use crate::base::{clock::Timestamp, outside::Outside};
 
 /// A file that keeps a key set.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ pub(super) struct KeyCopy {
     pub(super) path: PathBuf,
     pub(super) issuer: String,
     pub(super) source: String,
-    pub(super) sources: Sources,
+    pub(super) outside: Outside,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -29,11 +29,11 @@ impl KeyCopy {
     /// Keeps what was fetched just now.
     pub(super) async fn keep(&self, keys: String) {
         let kept =
-            Kept { issuer: self.issuer.clone(), source: self.source.clone(), fetched: self.sources.clock.now(), keys };
+            Kept { issuer: self.issuer.clone(), source: self.source.clone(), fetched: self.outside.clock.now(), keys };
         let (copy, issuer) = (self.clone(), self.issuer.clone());
         let written = tokio::task::spawn_blocking(move || {
             let text = serde_json::to_string(&kept).map_err(std::io::Error::from)?;
-            copy.sources.files.replace(&copy.path, &text)
+            copy.outside.files.replace(&copy.path, &text)
         });
         if let Err(error) = written.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
             tracing::warn!(issuer, %error, "the copy of the keys cannot be written");
@@ -43,9 +43,9 @@ impl KeyCopy {
     /// The keys that are kept and their age, unless that is `stale_max` or more.
     pub(super) async fn recall(&self, stale_max: Duration) -> Option<(KeySet, Duration)> {
         let copy = self.clone();
-        let text = tokio::task::spawn_blocking(move || copy.sources.files.read(&copy.path)).await.ok()?.ok()?;
+        let text = tokio::task::spawn_blocking(move || copy.outside.files.read(&copy.path)).await.ok()?.ok()?;
         let kept: Kept = serde_json::from_str(&text).ok()?;
-        let now = self.sources.clock.now();
+        let now = self.outside.clock.now();
         // What was fetched in the future was not fetched.
         let is_ours = kept.issuer == self.issuer && kept.source == self.source && kept.fetched <= now;
         let age = now.since(kept.fetched);

@@ -1,16 +1,15 @@
 //! Where an issuer's keys come from, and how they are had from there once.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use tokio::time::timeout;
 use url::{Host, Url};
 
 use super::jwks::{JwksError, KeySet};
 use crate::base::{
-    clock::Clock,
-    fetch::{Ask, Document, Fetch, FetchError, Transport},
-    files::Files,
+    fetch::{Ask, Document, FetchError, Transport},
     json,
+    outside::Outside,
 };
 
 /// Where an issuer's keys come from.
@@ -61,23 +60,6 @@ pub enum SourceError {
     NoJwksUri,
 }
 
-/// What rings read from.
-#[derive(Clone)]
-pub struct Sources {
-    /// Tells the time.
-    pub clock: Arc<dyn Clock>,
-    /// Dials out.
-    pub fetch: Arc<dyn Fetch>,
-    /// Reads files.
-    pub files: Files,
-}
-
-impl std::fmt::Debug for Sources {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sources").field("files", &self.files).finish_non_exhaustive()
-    }
-}
-
 impl SourceError {
     /// Whether the issuer says, in a well-formed key set, that it has no key that can be used.
     pub(super) const fn is_withdrawal(&self) -> bool {
@@ -99,15 +81,15 @@ impl KeySource {
     ///
     /// # Errors
     /// [`SourceError`].
-    pub async fn load(&self, sources: &Sources, limit: Duration) -> Result<(Document, KeySet), SourceError> {
+    pub async fn load(&self, outside: &Outside, limit: Duration) -> Result<(Document, KeySet), SourceError> {
         let get = async |url: &Url| {
-            let fetched = timeout(limit, sources.fetch.fetch(Ask::get(url))).await;
+            let fetched = timeout(limit, outside.fetch.fetch(Ask::get(url))).await;
             fetched.unwrap_or(Err(FetchError::TimedOut(limit.as_millis())))
         };
         let document = match self {
             Self::Url(url) => get(url).await?,
             Self::File(path) => {
-                let (files, read) = (sources.files.clone(), path.clone());
+                let (files, read) = (outside.files.clone(), path.clone());
                 let text = tokio::task::spawn_blocking(move || files.read(&read)).await;
                 let failed = |error| SourceError::File { path: path.clone(), error };
                 let text = text.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(failed)?;

@@ -23,9 +23,9 @@ use tokio::{
 use super::{
     jwks::KeySet,
     key_copy::KeyCopy,
-    key_source::{KeySource, SourceError, Sources},
+    key_source::{KeySource, SourceError},
 };
-use crate::base::digest::sha256;
+use crate::base::{digest::sha256, outside::Outside};
 
 /// How a ring is kept fresh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ struct State {
 
 impl KeyRing {
     /// Starts keeping the keys of `source`; the first fetch begins at once. Must be called on a tokio runtime.
-    pub fn start(name: String, source: KeySource, sources: Sources, settings: Settings) -> Self {
+    pub fn start(name: String, source: KeySource, outside: Outside, settings: Settings) -> Self {
         let shared =
             Arc::new(Shared { state: watch::Sender::default(), wanted: Notify::new(), generation: AtomicU64::new(0) });
         let absent = moka::sync::Cache::builder().max_capacity(ABSENT_MAX).time_to_live(settings.absent).build();
@@ -124,11 +124,11 @@ impl KeyRing {
             path: path.clone(),
             issuer: name.clone(),
             source: source.name(),
-            sources: sources.clone(),
+            outside: outside.clone(),
         };
         let copy = settings.copy.as_ref().map(kept);
         let keeper =
-            Keeper { name, source: source.clone(), sources, settings: settings.clone(), copy, shared: shared.clone() };
+            Keeper { name, source: source.clone(), outside, settings: settings.clone(), copy, shared: shared.clone() };
         let task = tokio::spawn(keeper.keep()).abort_handle();
         Self { shared, source, settings, absent, task }
     }
@@ -286,7 +286,7 @@ impl Shared {
 struct Keeper {
     name: String,
     source: KeySource,
-    sources: Sources,
+    outside: Outside,
     settings: Settings,
     copy: Option<KeyCopy>,
     shared: Arc<Shared>,
@@ -298,7 +298,7 @@ impl Keeper {
         let mut retry = RETRY_FIRST;
         loop {
             self.shared.drop_keys(|state| state.current(settings).is_none());
-            let (pause, kept) = match self.source.load(&self.sources, settings.fetch_timeout).await {
+            let (pause, kept) = match self.source.load(&self.outside, settings.fetch_timeout).await {
                 Ok((document, keys)) => {
                     self.note(&keys);
                     retry = RETRY_FIRST;

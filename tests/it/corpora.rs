@@ -4,10 +4,10 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use portcullis::{
-    base::{clock::Timestamp, files::Files},
+    base::{clock::Timestamp, files::Files, outside::Outside},
     request::path::Target,
     server::fetch::HttpFetch,
-    token::{Issuers, RawToken, Trust, issuer::Rules, jwks::KeySet, key_source::Sources},
+    token::{Issuers, RawToken, Trust, issuer::Rules, jwks::KeySet},
 };
 use serde_json::{Value, json};
 
@@ -209,12 +209,9 @@ async fn what_aws_jwt_verify_refuses_is_refused_and_what_it_takes_is_taken_unles
         let config = serde_json::from_str(&issuer).unwrap();
         let outcome = match (Rules::compile(&config, &files), RawToken::parse(text(&row, "jwt").as_bytes())) {
             (Ok(rules), Some(token)) => {
-                let sources = Sources {
-                    clock: Arc::new(portcullis::base::clock::SystemClock),
-                    fetch: Arc::new(HttpFetch::new().unwrap()),
-                    files,
-                };
-                let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &sources, None);
+                let clock = Arc::new(portcullis::base::clock::SystemClock);
+                let outside = Outside::without_databases(clock, Arc::new(HttpFetch::new().unwrap()), files);
+                let issuers = Issuers::start(Trust::plain(vec![rules]).unwrap(), &outside, None);
                 let now = Timestamp::from_seconds(
                     row["now_ms"].as_str().map_or_else(|| row["now_ms"].as_u64().unwrap(), |it| it.parse().unwrap())
                         / 1000,

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use portcullis::{audit::Record, base::files::Files, config};
+use portcullis::{
+    audit::Record,
+    base::{files::Files, origin::Origin},
+    config,
+};
 use serde_json::Value;
 
 use crate::{config::MINIMAL, house};
@@ -80,7 +84,7 @@ fn every_setting_is_described() {
             text.split("#[serde(deny_unknown_fields").skip(1).map(|rest| rest.split("\n}").next().unwrap().to_owned());
         let fields = structs.flat_map(|body| {
             let names = body.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": "));
-            names.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+            names.map(|(name, _)| name.trim_start_matches("r#").to_owned()).collect::<Vec<_>>()
         });
         fields.collect()
     };
@@ -89,8 +93,10 @@ fn every_setting_is_described() {
         "src/config/tls.rs",
         "src/token/issuer.rs",
         "src/entities/clients.rs",
+        "src/entities/lookup/plan.rs",
         "src/entities/mod.rs",
         "src/entities/plan.rs",
+        "src/entities/sources.rs",
         "src/forward/identity.rs",
         "src/forward/upstream.rs",
     ];
@@ -131,6 +137,7 @@ fn every_field_of_a_record_is_described() {
         resource: Some(String::new()),
         missing: Some(String::new()),
         side: Some(""),
+        attributes: vec![Origin { of: "", name: "".into(), source: "".into(), age_s: Some(0) }],
         ..Record::default()
     };
     let full: Value = serde_json::to_value(full).unwrap();
@@ -149,6 +156,9 @@ async fn every_metric_is_described_and_labels_come_from_closed_sets() {
     let text = house::repository("config.yaml").replace("issuers:\n", asked);
     let text = text.replace("      # agent_id_prefix: us-east-1_agents ", "      agent_id_prefix: c #");
     let text = text.replace("      # user_id_prefix: us-east-1_users ", "      user_id_prefix: d #");
+    // And with a source of attributes.
+    let source = "{ type: UserData, lookup: { http: { url: 'https://a.example/{id}' } } }";
+    let text = format!("{text}\nentities: {{ sources: [{source}] }}\n");
     let mut house = crate::house::House::build(Some(&text), &[], house::NOW).await;
     for target in ["/users/user-1/data", "/anything-at-all"] {
         house.ask(&crate::wire::request("GET", target, &[])).await;
@@ -169,6 +179,22 @@ async fn every_metric_is_described_and_labels_come_from_closed_sets() {
             "portcullis_requests_total{code=\"token_missing\",route=\"none\"} 1",
         ])
     );
+}
+
+#[test]
+fn the_example_of_sources_can_be_used() {
+    let page = house::repository("docs/sources.md");
+    let text = format!("{}\n{}", house::repository("config.yaml"), blocks(&page, "yaml")[0]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policies")).unwrap();
+    for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
+        std::fs::write(folder.path().join(name), house::repository(name)).unwrap();
+    }
+    for (name, text) in [("config.yaml", &*text), ("directory-token", "Bearer x"), ("people.db", "")] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let loaded = portcullis::config::load(&folder.path().join("config.yaml"));
+    loaded.and_then(|loaded| loaded.compile()).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]

@@ -14,5 +14,6 @@ mod keys;
 mod peers;
 mod proof;
 mod reload;
+mod sources;
 mod tls;
 mod wire;
