@@ -178,6 +178,7 @@ impl Refusal {
             M::ClientUnlisted,
             M::AppRefused,
             M::EntitiesTooMany,
+            M::ConsentMissing(None),
             M::SourceUnavailable(named()),
             M::SourceTimedOut(named()),
             M::ClaimMissing(named()),
@@ -240,6 +241,14 @@ impl Refusal {
         spoken.map_or((None, None), |note| (note.reason.as_deref(), note.advice.as_deref()))
     }
 
+    /// Where the user can give the consent that is missing.
+    fn consent_uri(&self) -> Option<&str> {
+        match self {
+            Self::Mapping(MappingError::ConsentMissing(uri)) => uri.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The body: a problem document (RFC 9457) in JSON.
     pub fn problem(&self, decision_id: &str) -> serde_json::Value {
         let status = self.status();
@@ -250,7 +259,7 @@ impl Refusal {
             "status": status.as_u16(),
             "decision_id": decision_id,
         });
-        for (name, words) in [("detail", reason), ("advice", advice)] {
+        for (name, words) in [("detail", reason), ("advice", advice), ("consent_uri", self.consent_uri())] {
             if let (Some(words), Some(problem)) = (words, problem.as_object_mut()) {
                 problem.insert(name.into(), words.into());
             }
@@ -323,6 +332,7 @@ fn mapping_row(error: &MappingError) -> Row {
         MappingError::DelegationUnclear => row(StatusCode::FORBIDDEN, "delegation_unclear"),
         MappingError::ClientUnlisted => row(StatusCode::FORBIDDEN, "client_unlisted"),
         MappingError::EntitiesTooMany => row(StatusCode::FORBIDDEN, "entities_too_many"),
+        MappingError::ConsentMissing(_) => row(StatusCode::FORBIDDEN, "consent_missing"),
         MappingError::SourceUnavailable(_) => row(StatusCode::SERVICE_UNAVAILABLE, "source_unavailable"),
         MappingError::SourceTimedOut(_) => row(StatusCode::GATEWAY_TIMEOUT, "source_timed_out"),
         MappingError::AppRefused => row(StatusCode::FORBIDDEN, "app_refused"),

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Where one attribute came from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Origin {
-    /// Whose it is: `agent`, `user` or `resource`.
+    /// Whose it is: `agent`, `user` or `resource`; `consent` for a consent, whose name is its purpose.
     pub of: &'static str,
     /// The attribute; `in Type` for parents.
     pub name: Arc<str>,

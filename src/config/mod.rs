@@ -22,7 +22,9 @@ use crate::{
         secret::{Secret, SecretSource},
         sights::Sights,
     },
-    entities::{EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types, clients::ClientConfig},
+    entities::{
+        EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types, clients::ClientConfig, consent::ConsentsConfig,
+    },
     forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
     policy::PolicyFiles,
     request::{Limits, route::RouteTable},
@@ -70,6 +72,9 @@ pub struct Config {
     /// The schema's names for agents and users, for whom questions are put, and the entities that are written down.
     #[serde(default)]
     pub entities: EntitiesConfig,
+    /// Where it is written down what users have consented to.
+    #[serde(default)]
+    pub consents: ConsentsConfig,
     /// What the upstream is told.
     #[serde(default)]
     pub identity: IdentityConfig,
@@ -209,7 +214,8 @@ impl Loaded {
             Some(loaded) => (Some(loaded.policies), Some(loaded.types), loaded.warnings),
             None => (None, None, Problems::default()),
         };
-        let types = types.and_then(|types| problems.keep(Types::compile(&config.entities, types, &self.files)));
+        let types = types
+            .and_then(|types| problems.keep(Types::compile(&config.entities, &config.consents, types, &self.files)));
         let routes = types.and_then(|types| problems.keep(self.routes(types)));
         let compiled = (|| {
             let (mapping, routes) = routes?;

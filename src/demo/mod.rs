@@ -35,9 +35,10 @@ pub struct Options {
 }
 
 /// The repository's own example, so that a binary alone can show it.
-const EXAMPLE: [(&str, &str); 2] = [
+const EXAMPLE: [(&str, &str); 3] = [
     ("policies/schema.cedarschema", include_str!("../../policies/schema.cedarschema")),
     ("policies/users.cedar", include_str!("../../policies/users.cedar")),
+    ("policies/consent.cedar", include_str!("../../policies/consent.cedar")),
 ];
 const EXAMPLE_CONFIG: &str = include_str!("../../config.yaml");
 

@@ -3,6 +3,7 @@
 
 mod circumstances;
 pub mod clients;
+pub mod consent;
 pub mod lookup;
 pub mod plan;
 pub mod schema;
@@ -21,6 +22,7 @@ use serde_saphyr::Spanned;
 use self::{
     circumstances::Circumstances,
     clients::{ClientConfig, Clients},
+    consent::{ConsentPlan, ConsentsConfig},
     plan::Requests,
     schema::{Record, SchemaTypes, Type},
     sources::{Draft, SourceConfig, SourcePlan, Sources},
@@ -82,6 +84,9 @@ pub enum MappingError {
     /// The client may not be called by this app.
     #[error("the client may not be called by this app")]
     AppRefused,
+    /// The user has not consented to this; where that could be done.
+    #[error("the user has not consented")]
+    ConsentMissing(Option<Arc<str>>),
     /// A source of attributes, by name, cannot be asked, or does not answer well.
     #[error("source `{0}` cannot be asked")]
     SourceUnavailable(String),
@@ -103,6 +108,7 @@ pub struct Types {
     principals: Option<Spanned<Vec<Side>>>,
     store: Arc<Store>,
     sources: Vec<SourcePlan>,
+    consents: ConsentPlan,
 }
 
 impl Types {
@@ -110,7 +116,12 @@ impl Types {
     ///
     /// # Errors
     /// A [`Problem`] for each that is not there.
-    pub fn compile(config: &EntitiesConfig, schema: SchemaTypes, files: &Files) -> Result<Self, Problems> {
+    pub fn compile(
+        config: &EntitiesConfig,
+        consents: &ConsentsConfig,
+        schema: SchemaTypes,
+        files: &Files,
+    ) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let agent = problems.keep(known_type(config.agent.as_ref(), "Agent", &schema));
         let user = problems.keep(known_type(config.user.as_ref(), "User", &schema));
@@ -123,8 +134,11 @@ impl Types {
         let principals = config.principals.clone();
         let store = problems.keep(Store::compile(&config.files, files, &schema)).map(Arc::new);
         let sources = config.sources.iter().filter_map(|it| problems.keep(it.compile(&schema, files))).collect();
-        let types = agent.zip(user).zip(store);
-        let types = types.map(|((agent, user), store)| Self { schema, agent, user, principals, store, sources });
+        let consents = problems.keep(consents.compile(files));
+        let types = (|| {
+            let (agent, user, store, consents) = (agent?, user?, store?, consents?);
+            Some(Self { schema, agent, user, principals, store, sources, consents })
+        })();
         problems.keep(types.as_ref().map_or(Ok(()), Self::check_subjects));
         problems.into_result(types)
     }
@@ -230,6 +244,16 @@ struct ContextPlan {
     circumstances: Option<Circumstances>,
 }
 
+impl ContextPlan {
+    /// The type of `context.consent`, if the schema has it.
+    fn consent(&self) -> Option<&Record> {
+        match self.ty.get("consent").map(|attribute| &attribute.ty) {
+            Some(Type::Record(record)) => Some(record),
+            _ => None,
+        }
+    }
+}
+
 impl Mapping {
     /// Compiles the mapping of `routes`, and what is said of `clients` of these `issuers`.
     ///
@@ -260,7 +284,7 @@ impl Mapping {
 
     /// Puts the sources to work, that are asked for attributes; what those `before` have heard is taken over.
     pub fn sources(&self, outside: &Outside, before: Option<&Sources>) -> Sources {
-        Sources::start(&self.types.sources, outside, before)
+        Sources::start(&self.types.sources, &self.types.consents, outside, before)
     }
 
     /// The question that a request puts, whose sender may use the subject's token.
@@ -287,6 +311,16 @@ impl Mapping {
             context = context.merge(request).map_err(|_| missing("request"))?;
         }
         let mut origins = subject.origins().to_vec();
+        if let Some(purpose) = plan.purpose() {
+            let action = plan.action().id().unescaped();
+            let ty = kind.consent();
+            let given = sources.consents.find(purpose, subject, action, ty, now).await?;
+            origins.push(given.origin);
+            if let Some(consent) = given.record {
+                let consent = Context::from_pairs([("consent".to_owned(), consent)]).map_err(|_| missing("consent"))?;
+                context = context.merge(consent).map_err(|_| missing("consent"))?;
+            }
+        }
         let (schema, store) = (&self.types.schema, &self.types.store);
         let mut resource = plan.resource(&found.parameters)?;
         origins.extend_from_slice(plan.origins());
@@ -428,7 +462,7 @@ routes:
         ]);
         let loaded = config::parse("config.yaml".into(), CONFIG.into(), files.clone()).unwrap();
         let types = PolicyFiles::new(&files, &PathBuf::from("policies")).load().unwrap().types;
-        let types = Types::compile(&EntitiesConfig::default(), types, &files).unwrap();
+        let types = Types::compile(&EntitiesConfig::default(), &ConsentsConfig::default(), types, &files).unwrap();
         let (mapping, plans) = Mapping::compile(types, &loaded.config.routes.value, &[], &[]).unwrap();
         let mut routes = RouteTable::default();
         for (requests, plan) in plans {

@@ -14,6 +14,7 @@ use serde_saphyr::Spanned;
 use super::{
     ContextPlan, MappingError, Side, Types,
     circumstances::Circumstances,
+    consent::{Purpose, PurposeConfig, is_consent},
     schema::{Action, Type},
     sources::Draft,
     subject::is_delegation,
@@ -50,6 +51,8 @@ pub struct RouteConfig {
     pub delegation: DelegationRule,
     /// For whom the question is put: each must be allowed. Default: as `entities` says.
     pub principals: Option<Spanned<Vec<Side>>>,
+    /// What its requests are for: the user must have consented to that. Default: nothing that needs consent.
+    pub purpose: Option<Spanned<PurposeConfig>>,
 }
 
 /// Whether an agent must act for a user.
@@ -80,6 +83,7 @@ pub struct RoutePlan {
     scope: Option<String>,
     delegation: DelegationRule,
     principals: Vec<Side>,
+    purpose: Option<Purpose>,
     /// Which of the mapping's contexts its action takes.
     pub(super) context: usize,
 }
@@ -130,6 +134,7 @@ impl RouteConfig {
             let (uid, action) = action?;
             let resource = resource?;
             let principals = problems.keep(self.principals(types));
+            let purpose = problems.keep(self.purpose(types));
             problems.keep(self.applies(action, principals.as_deref().unwrap_or(&[Side::Agent]), &resource, types));
             let context = problems.keep(self.context(action, types, contexts));
             let attributes = problems.keep(self.attributes(&resource, parameters, types));
@@ -151,6 +156,7 @@ impl RouteConfig {
                 scope: self.scope.as_ref().map(|scope| scope.value.clone()),
                 delegation: self.delegation,
                 principals: principals?,
+                purpose: purpose?,
                 context: context?,
             })
         })();
@@ -228,6 +234,22 @@ impl RouteConfig {
         Ok(named.value.clone())
     }
 
+    fn purpose(&self, types: &Types) -> Result<Option<Purpose>, Problem> {
+        let Some(named) = &self.purpose else { return Ok(None) };
+        if self.delegation != DelegationRule::Required {
+            return Err(Problem::at(named, "an agent that acts for nobody could have nobody's consent")
+                .fix("make the route `delegation: required`"));
+        }
+        if types.consents.is_empty() {
+            return Err(Problem::at(named, "nobody could have consented: every request would be `consent_missing`")
+                .fix("say where consents are: `consents: { files: […] }` or `consents: { lookup: … }`"));
+        }
+        let purpose = named.value.compile();
+        purpose.map(Some).map_err(|message| {
+            Problem::at(named, message).fix("write `{ is: … }`, `{ claim: … }` or `{ authorization_detail: … }`")
+        })
+    }
+
     fn applies(
         &self,
         action: &Action,
@@ -285,6 +307,13 @@ impl RouteConfig {
                         Some((field, _)) => format!("nothing supplies `context.delegation.{field}` of that type"),
                     }
                 }
+                ("consent", Type::Record(fields)) => {
+                    match fields.iter().find(|(name, it)| !is_consent(name, &it.ty, it.required)) {
+                        None if self.purpose.is_some() || !attribute.required => continue,
+                        None => "the schema requires `context.consent`, and the route names no `purpose`".to_owned(),
+                        Some((field, _)) => format!("nothing supplies `context.consent.{field}` of that type"),
+                    }
+                }
                 ("request", Type::Record(fields)) => match Circumstances::compile(fields) {
                     Ok(compiled) => {
                         circumstances = Some(compiled);
@@ -292,12 +321,14 @@ impl RouteConfig {
                     }
                     Err(message) => message,
                 },
-                ("token" | "delegation" | "request", _) => format!("the schema's `context.{name}` is not a record"),
+                ("token" | "delegation" | "request" | "consent", _) => {
+                    format!("the schema's `context.{name}` is not a record")
+                }
                 ("onBehalfOf", _) => format!("the schema's `context.onBehalfOf` is not of type `{}`", types.user),
                 _ => format!("nothing supplies `context.{name}`"),
             };
             problems.push(Problem::at(&self.action, message).fix(
-                "the context may hold `token`, `onBehalfOf?`, `delegation?` and `request`, as docs/configuration.md says",
+                "the context may hold `token`, `onBehalfOf?`, `delegation?`, `consent?` and `request`, as docs/configuration.md says",
             ));
         }
         let index = contexts.iter().position(|known| known.ty == action.context).unwrap_or_else(|| {
@@ -368,6 +399,10 @@ impl RoutePlan {
     /// For whom the question is put; one at least.
     pub(super) fn principals(&self) -> &[Side] {
         &self.principals
+    }
+    /// What its requests are for, where that needs consent.
+    pub(super) const fn purpose(&self) -> Option<&Purpose> {
+        self.purpose.as_ref()
     }
     /// The Cedar action.
     pub const fn action(&self) -> &EntityUid {

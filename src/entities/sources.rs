@@ -13,8 +13,9 @@ use serde_saphyr::Spanned;
 
 use super::{
     MappingError,
+    consent::{ConsentPlan, Consents},
     lookup::{
-        Keeps, Lookup, LookupError, LookupState,
+        Keeps, Lookup, LookupState,
         pick::{Found, Pick},
         plan::{LookupConfig, LookupPlan},
     },
@@ -190,31 +191,41 @@ impl Draft {
 
 type Source = Arc<Lookup<Picks>>;
 
-/// The sources at work, by the type of what they know.
+/// The sources at work.
 #[derive(Debug, Default)]
-pub struct Sources(HashMap<EntityTypeName, Vec<Source>>);
+pub struct Sources {
+    /// By the type of what they know.
+    entities: HashMap<EntityTypeName, Vec<Source>>,
+    pub(super) consents: Consents,
+}
 
 impl Sources {
     /// Starts what `plans` say; what the sources `before` have heard is taken over where they are the same.
-    pub(super) fn start(plans: &[SourcePlan], outside: &Outside, before: Option<&Self>) -> Self {
+    pub(super) fn start(
+        plans: &[SourcePlan],
+        consents: &ConsentPlan,
+        outside: &Outside,
+        before: Option<&Self>,
+    ) -> Self {
         let mut all: HashMap<EntityTypeName, Vec<Source>> = HashMap::new();
         for plan in plans {
-            let known = before.and_then(|before| before.0.get(&plan.of)).into_iter().flatten();
+            let known = before.and_then(|before| before.entities.get(&plan.of)).into_iter().flatten();
             let mut same = known.filter(|it| *it.plan() == plan.lookup && *it.keeps() == plan.picks);
             let start = || Arc::new(Lookup::start(plan.lookup.clone(), plan.picks.clone(), outside));
             all.entry(plan.of.clone()).or_default().push(same.next().cloned().unwrap_or_else(start));
         }
-        Self(all)
+        Self { entities: all, consents: Consents::start(consents, outside, before.map(|before| &before.consents)) }
     }
 
     /// Whether entities of this type have sources.
     pub(super) fn knows(&self, kind: &EntityTypeName) -> bool {
-        self.0.contains_key(kind)
+        self.entities.contains_key(kind)
     }
 
     /// How each source fares, by name.
     pub fn states(&self) -> impl Iterator<Item = (&str, LookupState)> {
-        self.0.values().flatten().map(|source| (&*source.plan().name, source.state()))
+        let entities = self.entities.values().flatten().map(|source| (&*source.plan().name, source.state()));
+        entities.chain(self.consents.state())
     }
 
     /// Asks the sources of the entity's type, in order, for what is open of it.
@@ -230,7 +241,7 @@ impl Sources {
     ) -> Result<(), MappingError> {
         let kind = draft.uid.type_name().clone();
         let Some(shape) = types.entity(&kind) else { return Ok(()) };
-        for source in self.0.get(&kind).into_iter().flatten() {
+        for source in self.entities.get(&kind).into_iter().flatten() {
             let picks = source.keeps();
             let is_open = |name: &Arc<str>| !draft.attributes.contains_key(&**name);
             if picks.parents.is_empty() && !picks.attributes.iter().any(|(name, _)| is_open(name)) {
@@ -238,10 +249,7 @@ impl Sources {
             }
             let name = &source.plan().name;
             let id: &str = draft.uid.id().unescaped();
-            let answer = source.ask(&[id]).await.map_err(|error| match error {
-                LookupError::TimedOut => MappingError::SourceTimedOut(name.to_string()),
-                LookupError::Unavailable => MappingError::SourceUnavailable(name.to_string()),
-            })?;
+            let answer = source.ask(&[id]).await.map_err(|error| error.of(name))?;
             let Some(found) = &*answer.kept else { continue };
             let age_s = Some(answer.age.as_secs());
             let origin = |name: Arc<str>| Origin { of, name, source: source.plan().name.clone(), age_s };

@@ -145,7 +145,7 @@ impl Subject {
                 ("token", Type::Record(claims)) => Some(self.token_record(claims)?),
                 ("delegation", Type::Record(fields)) => self.delegation(fields)?,
                 // What the request itself adds is another's.
-                ("request", _) => continue,
+                ("request" | "consent", _) => continue,
                 ("onBehalfOf", _) => self.user.as_ref().map(|user| RestrictedExpression::new_entity_uid(user.uid())),
                 _ => None,
             };

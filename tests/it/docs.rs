@@ -93,6 +93,7 @@ fn every_setting_is_described() {
         "src/config/tls.rs",
         "src/token/issuer.rs",
         "src/entities/clients.rs",
+        "src/entities/consent.rs",
         "src/entities/lookup/plan.rs",
         "src/entities/mod.rs",
         "src/entities/plan.rs",
@@ -184,13 +185,20 @@ async fn every_metric_is_described_and_labels_come_from_closed_sets() {
 #[test]
 fn the_example_of_sources_can_be_used() {
     let page = house::repository("docs/sources.md");
-    let text = format!("{}\n{}", house::repository("config.yaml"), blocks(&page, "yaml")[0]);
+    let text = [house::repository("config.yaml"), blocks(&page, "yaml").concat()].join("\n");
+    let text = text.replace("    action: readOnly\n", "    action: readOnly\n    purpose: { is: support }\n");
+    assert!(text.contains("purpose: { is"));
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("policies")).unwrap();
     for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
         std::fs::write(folder.path().join(name), house::repository(name)).unwrap();
     }
-    for (name, text) in [("config.yaml", &*text), ("directory-token", "Bearer x"), ("people.db", "")] {
+    for (name, text) in [
+        ("config.yaml", &*text),
+        ("directory-token", "Bearer x"),
+        ("people.db", ""),
+        ("consents.json", &*blocks(&page, "json")[0]),
+    ] {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let loaded = portcullis::config::load(&folder.path().join("config.yaml"));

@@ -536,6 +536,88 @@ async fn answers_outlive_a_reload() {
     assert_eq!(directory.questions(), 1);
 }
 
+/// A gate whose documents may be read with consent, which `lookup` knows.
+async fn consenting(folder: &TempDir, lookup: &str) -> House {
+    let put = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let _ = std::fs::create_dir(folder.path().join("policies"));
+    put(
+        "policies/schema.cedarschema",
+        "entity User, Agent, Doc; action read appliesTo { principal: [Agent], resource: [Doc], \
+         context: { consent?: { purpose: String } } };",
+    );
+    put(
+        "policies/docs.cedar",
+        "@id(\"care\") permit (principal, action, resource) when { context has consent && context.consent.purpose == \"care\" };",
+    );
+    put("keys.json", &json!({ "keys": [house::key("agents").jwk()] }).to_string());
+    put(
+        "config.yaml",
+        &format!(
+            "listen: 127.0.0.1:0\nupstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n\
+             \x20 - oidc_generic: {{ issuer: 'https://issuer.example', audiences: [api], jwks_file: keys.json }}\n\
+             consents: {{ lookup: {{ {lookup} }} }}\nroutes:\n\
+             \x20 - {{ methods: [GET], path: '/docs/{{id}}', action: read, resource: 'Doc::\"{{path.id}}\"', purpose: {{ is: care }} }}\n"
+        ),
+    );
+    let loaded = config::load(&folder.path().join("config.yaml")).unwrap_or_else(|error| panic!("{error}"));
+    House::of(loaded, NOW).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consent_is_asked_of_a_server() {
+    let consent = |purpose: &str| {
+        json!({ "user": "user-1", "agent": "1example23456789", "caller_app": null, "purpose": purpose, "actions": ["read"],
+            "expires": NOW + 60 })
+    };
+    let directory = Directory::start(Mood::Says(json!([consent("other"), consent("care")]))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let lookup = format!("http: {{ url: 'http://{}/consents/{{user}}/{{agent}}' }}", directory.server.address());
+    let mut house = consenting(&folder, &lookup).await;
+    let (_, record) = call(&mut house, "d").await;
+    assert_eq!((record.code, record.policies), ("allowed", vec!["care".to_owned()]));
+    assert_eq!(directory.asked.lock().unwrap()[0].0, "/consents/user-1/1example23456789");
+    let told = record.attributes.iter().find(|origin| origin.of == "consent").unwrap();
+    assert_eq!((&*told.name, told.age_s), ("care", Some(0)));
+    house.at(NOW + 60);
+    assert_eq!(code(&mut house, "d").await, "consent_missing", "it is kept, but not beyond its end");
+    let mut less = consent("care");
+    less.as_object_mut().unwrap().remove("expires");
+    for (mood, wanted) in [
+        (Mood::Says(json!([])), "consent_missing"),
+        (Mood::Answers(404, "text/plain", String::new()), "consent_missing"),
+        (Mood::Says(json!([consent("other")])), "consent_missing"),
+        (Mood::Says(consent("care")), "allowed"),
+        (Mood::Says(json!([consent("care"), less])), "source_unavailable"),
+        (Mood::Answers(500, "text/plain", String::new()), "source_unavailable"),
+        (Mood::Silence, "source_timed_out"),
+    ] {
+        directory.become_(mood);
+        let mut house = consenting(&folder, &lookup).await;
+        assert_eq!(code(&mut house, "d").await, wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consent_is_asked_of_a_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.executescript(sys.argv[2]); c.commit()";
+    let rows = format!(
+        "CREATE TABLE consents (user TEXT, agent TEXT, caller_app TEXT, purpose TEXT, actions TEXT, expires INTEGER);
+         INSERT INTO consents VALUES ('user-1', '1example23456789', NULL, 'care', '[\"read\"]', {}),
+             ('user-1', '1example23456789', 'Other', 'other', '[]', 0)",
+        NOW + 60
+    );
+    let ran = Command::new("python3").args(["-c", script]).arg(folder.path().join("c.db")).arg(rows).output().unwrap();
+    assert!(ran.status.success());
+    let lookup = |and: &str| {
+        format!("sql: {{ sqlite: c.db, statement: 'SELECT * FROM consents WHERE user = $1 AND agent = $2{and}' }}")
+    };
+    let mut house = consenting(&folder, &lookup("")).await;
+    assert_eq!(code(&mut house, "d").await, "allowed");
+    let mut house = consenting(&folder, &lookup(" AND expires = 0")).await;
+    assert_eq!(code(&mut house, "d").await, "consent_missing");
+}
+
 #[test]
 fn a_source_that_could_not_be_asked_well_is_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -24,6 +24,7 @@ use self::{
     breaker::Breaker,
     plan::{LookupPlan, Whom},
 };
+use super::MappingError;
 use crate::base::{
     fetch::{Ask, Fetch, FetchError},
     json,
@@ -47,6 +48,16 @@ pub(crate) enum LookupError {
     TimedOut,
     /// The source cannot be asked, or does not answer well.
     Unavailable,
+}
+
+impl LookupError {
+    /// What it means that the source of this name has no answer.
+    pub(crate) fn of(self, name: &str) -> MappingError {
+        match self {
+            Self::TimedOut => MappingError::SourceTimedOut(name.to_owned()),
+            Self::Unavailable => MappingError::SourceUnavailable(name.to_owned()),
+        }
+    }
 }
 
 /// An answer: what `T` keeps of it, and since when.
