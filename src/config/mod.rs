@@ -217,6 +217,9 @@ impl Loaded {
         let types = types
             .and_then(|types| problems.keep(Types::compile(&config.entities, &config.consents, types, &self.files)));
         let routes = types.and_then(|types| problems.keep(self.routes(types)));
+        if let (Some((mapping, routes)), Some(identity)) = (&routes, &identity) {
+            problems.keep(self.forwards_what_it_reads(mapping, routes, identity));
+        }
         let compiled = (|| {
             let (mapping, routes) = routes?;
             let blueprint = Blueprint {
@@ -278,6 +281,29 @@ impl Loaded {
             issuers.push(rules);
         }
         problems.into_result(Some(issuers))
+    }
+
+    /// What was authorised is what is forwarded, so nothing is authorised by a header that is not.
+    fn forwards_what_it_reads(
+        &self,
+        mapping: &Mapping,
+        routes: &RouteTable<RoutePlan>,
+        identity: &Identity,
+    ) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        let message =
+            |header| format!("header `{header}` is not forwarded: the upstream would not see what was decided on");
+        let fix = "use a header that is forwarded";
+        for (plan, route) in routes.routes().iter().zip(&self.config.routes.value) {
+            if let Some(header) = plan.headers().find(|header| identity.removes(header)) {
+                problems.push(Problem::at(&route.resource, message(header)).fix(fix));
+            }
+        }
+        if let Some(header) = mapping.headers().find(|header| identity.removes(header)) {
+            problems
+                .push(Problem::new(format!("`context.request.headers` of the schema: {}", message(header))).fix(fix));
+        }
+        problems.into_result(Some(()))
     }
 
     fn proofs(&self) -> Result<ProofSettings, Problems> {

@@ -52,6 +52,15 @@ impl Circumstances {
         Ok(Self(members))
     }
 
+    /// The header fields that it holds.
+    pub(super) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let wanted = self.0.iter().flat_map(|(_, member)| match member {
+            Member::Headers(wanted) => wanted.as_slice(),
+            _ => &[],
+        });
+        wanted.map(|(_, header, _)| header)
+    }
+
     /// The record for one request.
     ///
     /// # Errors
@@ -88,7 +97,7 @@ fn address(peer: IpAddr) -> RestrictedExpression {
 }
 
 /// The host that the client addresses: lower case, without port and without a dot at its end.
-fn host(inbound: &Inbound<'_>) -> Result<Option<String>, ()> {
+pub(super) fn host(inbound: &Inbound<'_>) -> Result<Option<String>, ()> {
     let Some(field) = inbound.headers().get(header::HOST) else { return Ok(None) };
     let authority: http::uri::Authority = field.to_str().map_err(|_| ())?.parse().map_err(|_| ())?;
     let name = authority.host().trim_end_matches('.').to_ascii_lowercase();

@@ -16,6 +16,7 @@ pub mod value;
 use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use cedar_policy::{Context, Entities, Entity, EntityTypeName, Request};
+use http::HeaderName;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -27,6 +28,7 @@ use self::{
     schema::{Record, SchemaTypes, Type},
     sources::{Draft, SourceConfig, SourcePlan, Sources},
     store::Store,
+    template::Filling,
 };
 pub use self::{
     plan::{DelegationRule, RouteConfig, RoutePlan},
@@ -282,6 +284,11 @@ impl Mapping {
         Subject::new(token, names, scopes, attributes, &self.types, self.contexts.len())
     }
 
+    /// The header fields that policies can read.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.contexts.iter().filter_map(|context| context.circumstances.as_ref()).flat_map(Circumstances::headers)
+    }
+
     /// Puts the sources to work, that are asked for attributes; what those `before` have heard is taken over.
     pub fn sources(&self, outside: &Outside, before: Option<&Sources>) -> Sources {
         Sources::start(&self.types.sources, &self.types.consents, outside, before)
@@ -322,7 +329,7 @@ impl Mapping {
             }
         }
         let (schema, store) = (&self.types.schema, &self.types.store);
-        let mut resource = plan.resource(&found.parameters)?;
+        let mut resource = plan.resource(Filling { parameters: &found.parameters, subject, inbound })?;
         origins.extend_from_slice(plan.origins());
         store.fill(&mut resource, "resource", &mut origins);
         sources.fill(&mut resource, "resource", schema, &mut origins).await?;

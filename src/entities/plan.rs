@@ -7,7 +7,7 @@ use std::{
 };
 
 use cedar_policy::{Entity, EntityUid, RestrictedExpression};
-use http::Method;
+use http::{HeaderName, Method};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -18,14 +18,15 @@ use super::{
     schema::{Action, Type},
     sources::Draft,
     subject::is_delegation,
-    template::{EntityTemplate, TextTemplate},
+    template::{EntityTemplate, Filling, Hole, TextTemplate},
+    value::{expression, expression_of_text},
 };
 use crate::{
     base::{
         origin::Origin,
         problem::{Problem, Problems},
     },
-    request::route::{METHODS, Parameters, PathTemplate},
+    request::route::{METHODS, PathTemplate},
     token::claims::is_scope,
 };
 
@@ -88,10 +89,56 @@ pub struct RoutePlan {
     pub(super) context: usize,
 }
 
+/// What an attribute of the resource is made of.
 #[derive(Clone, Debug)]
 enum AttributeTemplate {
-    Text(TextTemplate),
+    /// Text, read as a value of this type.
+    Text(TextTemplate, Type),
+    /// An entity.
     Entity(EntityTemplate),
+    /// A claim of the token, whatever it is.
+    Claim(TextTemplate, Type),
+}
+
+impl AttributeTemplate {
+    /// Parses what makes an attribute of type `ty`.
+    fn parse(text: &str, ty: &Type, parameters: &[String]) -> Result<Self, String> {
+        if let Type::Entity(wanted) = ty {
+            let entity = EntityTemplate::parse(text, parameters)?;
+            return match entity.type_name == *wanted {
+                true => Ok(Self::Entity(entity)),
+                false => Err(format!("it is of type `{wanted}` in the schema")),
+            };
+        }
+        let template = TextTemplate::parse(text, parameters)?;
+        match (ty, template.sole()) {
+            (Type::Set(_) | Type::Record(_), Some(Hole::Token(_) | Hole::UserMember(_))) => {
+                Ok(Self::Claim(template, ty.clone()))
+            }
+            (Type::Set(_) | Type::Record(_), _) => {
+                Err("a set or a record can be made of a claim alone, as in `{token.groups}`".into())
+            }
+            _ => Ok(Self::Text(template, ty.clone())),
+        }
+    }
+
+    const fn text(&self) -> &TextTemplate {
+        match self {
+            Self::Text(text, _) | Self::Claim(text, _) => text,
+            Self::Entity(entity) => &entity.id,
+        }
+    }
+
+    fn fill(&self, from: Filling<'_>) -> Result<Option<RestrictedExpression>, MappingError> {
+        match self {
+            Self::Text(text, ty) => text.fill(from).map(|text| expression_of_text(ty, text)),
+            Self::Entity(entity) => entity.fill(from).map(|uid| Some(RestrictedExpression::new_entity_uid(uid))),
+            Self::Claim(text, ty) => {
+                let claim = text.sole().and_then(|hole| hole.claim(from.subject));
+                Ok(claim.and_then(|claim| expression(ty, claim)))
+            }
+        }
+    }
 }
 
 /// A route's requests: methods and paths.
@@ -138,15 +185,14 @@ impl RouteConfig {
             problems.keep(self.applies(action, principals.as_deref().unwrap_or(&[Side::Agent]), &resource, types));
             let context = problems.keep(self.context(action, types, contexts));
             let attributes = problems.keep(self.attributes(&resource, parameters, types));
-            let path: Arc<str> = "path".into();
-            let origin = |name: &String| Origin {
+            let origin = |(name, template): &(String, AttributeTemplate)| Origin {
                 of: "resource",
                 name: name.as_str().into(),
-                source: path.clone(),
+                source: template.text().source().into(),
                 age_s: None,
             };
             Some(RoutePlan {
-                origins: attributes.iter().flatten().map(|(name, _)| origin(name)).collect(),
+                origins: attributes.iter().flatten().map(origin).collect(),
                 name: self.name().into(),
                 action_name: uid.to_string().into(),
                 action_groups: types.schema.action_groups(&uid).to_vec(),
@@ -360,17 +406,18 @@ impl RouteConfig {
         let mut attributes = Vec::new();
         for (name, text) in &self.attributes {
             let template = match shape.get(name).map(|attribute| &attribute.ty) {
-                Some(Type::String) => TextTemplate::parse(&text.value, parameters).map(AttributeTemplate::Text),
-                Some(Type::Entity(wanted)) => match EntityTemplate::parse(&text.value, parameters) {
-                    Ok(entity) if entity.type_name != *wanted => {
-                        Err(format!("`{name}` is of type `{wanted}` in the schema"))
+                Some(ty) => AttributeTemplate::parse(&text.value, ty, parameters).and_then(|template| {
+                    match template.text().said_by_client().filter(|_| types.names_subject(ty)) {
+                        // INVARIANT: whose a resource is, is not for its reader to say.
+                        Some(hole) => {
+                            Err(format!("who `{name}` is, `{{{hole}}}` cannot say: whoever asks fills it in"))
+                        }
+                        None => Ok(template),
                     }
-                    entity => entity.map(AttributeTemplate::Entity),
-                },
-                Some(_) => Err(format!("`{name}` is neither text nor an entity in the schema")),
+                }),
                 None => Err(format!("the schema gives `{}` no attribute `{name}`", resource.type_name)),
             };
-            let template = template.map_err(|message| Problem::at(text, message));
+            let template = template.map_err(|message| Problem::at(text, format!("`{name}`: {message}")));
             attributes.extend(problems.keep(template).map(|template| (name.clone(), template)));
         }
         let is_asked = !types.store.is_empty() || types.has_source(&resource.type_name);
@@ -423,17 +470,19 @@ impl RoutePlan {
         &self.origins
     }
 
+    /// The header fields that the resource and its attributes are made of.
+    pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        let attributes = self.attributes.iter().map(|(_, attribute)| attribute.text());
+        std::iter::once(&self.resource.id).chain(attributes).flat_map(TextTemplate::headers)
+    }
+
     /// The resource that a request names, with the attributes that the route gives it.
-    pub(super) fn resource(&self, parameters: &Parameters<'_, '_>) -> Result<Draft, MappingError> {
-        let missing = |name: &str| MappingError::ClaimMissing(name.to_owned());
-        let uid = self.resource.fill(parameters).ok_or_else(|| missing("resource"))?;
+    pub(super) fn resource(&self, from: Filling<'_>) -> Result<Draft, MappingError> {
+        let uid = self.resource.fill(from)?;
         let mut attributes = HashMap::with_capacity(self.attributes.len());
         for (name, template) in &self.attributes {
-            let value = match template {
-                AttributeTemplate::Text(text) => text.fill(parameters).map(RestrictedExpression::new_string),
-                AttributeTemplate::Entity(entity) => entity.fill(parameters).map(RestrictedExpression::new_entity_uid),
-            };
-            attributes.insert(name.clone(), value.ok_or_else(|| missing(name))?);
+            let value = template.fill(from)?.ok_or_else(|| MappingError::ClaimMissing(name.clone()))?;
+            attributes.insert(name.clone(), value);
         }
         Ok(Draft { uid, attributes, parents: HashSet::new() })
     }

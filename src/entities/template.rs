@@ -1,29 +1,158 @@
-//! Text with holes: `Type::"…{path.name}…"`. Compiled once; a hole can only be filled from where it says.
+//! Text with holes: `Type::"…{path.name}…"`. Compiled once; a hole can only be filled from where it says, and never with more
+//! than one reading. Who asks is made by no template: that comes from the token alone.
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
+use http::{HeaderName, header};
+use serde_json::{Map, Value};
+use url::form_urlencoded;
 
-use crate::request::route::Parameters;
+use super::{MappingError, circumstances::host, subject::Subject};
+use crate::request::{Inbound, headers::only, route::Parameters};
 
-/// Literal text and path parameters.
+/// Literal text and holes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextTemplate(Vec<Part>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(String),
-    Path(String),
+    Hole(Hole),
 }
 
-/// An entity whose id is made from a template.
+/// Where a hole is filled from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EntityTemplate {
-    /// The entity's type.
-    pub type_name: EntityTypeName,
-    id: TextTemplate,
+pub(super) enum Hole {
+    /// A segment of the path.
+    Path(String),
+    /// A claim of the token, from the outside in.
+    Token(Vec<String>),
+    /// The agent's Cedar id.
+    Agent,
+    /// The Cedar id of the user acted for.
+    User,
+    /// What the token says of that user.
+    UserMember(Vec<String>),
+    /// A query parameter that stands once.
+    Query(String),
+    /// A header field that stands once.
+    Header(HeaderName),
+    /// The peer's address.
+    Peer,
+    /// The host that the client addresses.
+    Host,
+    /// The method.
+    Method,
+}
+
+/// What holes are filled from.
+#[derive(Clone, Copy)]
+pub(super) struct Filling<'a> {
+    pub(super) parameters: &'a Parameters<'a, 'a>,
+    pub(super) subject: &'a Subject,
+    pub(super) inbound: &'a Inbound<'a>,
+}
+
+impl Hole {
+    fn parse(text: &str, parameters: &[String]) -> Result<Self, String> {
+        let members = |path: &str| path.split('.').map(str::to_owned).collect::<Vec<_>>();
+        let hole = match text.split_once('.') {
+            None if text == "agent" => Self::Agent,
+            None if text == "user" => Self::User,
+            None if text == "peer" => Self::Peer,
+            None if text == "host" => Self::Host,
+            None if text == "method" => Self::Method,
+            Some((_, "")) => return Err(format!("`{{{text}}}` names nothing")),
+            Some(("path", name)) if parameters.iter().any(|known| known == name) => Self::Path(name.to_owned()),
+            Some(("path", name)) => return Err(format!("the path has no parameter `{name}`")),
+            Some(("token", path)) => Self::Token(members(path)),
+            Some(("user", path)) => Self::UserMember(members(path)),
+            Some(("query", name)) => Self::Query(name.to_owned()),
+            Some(("header", name)) => match name.parse::<HeaderName>() {
+                Ok(name) if name == header::AUTHORIZATION || name == header::COOKIE => {
+                    return Err(format!("`{{{text}}}`: what shows who asks is no attribute"));
+                }
+                Ok(name) => Self::Header(name),
+                Err(_) => return Err(format!("`{name}` is not the name of a header")),
+            },
+            _ => {
+                let known = "path.…, token.…, user, user.…, agent, query.…, header.…, peer, host, method";
+                return Err(format!("`{{{text}}}` is none of {known}"));
+            }
+        };
+        match &hole {
+            Self::Token(path) | Self::UserMember(path) if path.iter().any(String::is_empty) => {
+                Err(format!("`{{{text}}}` names nothing"))
+            }
+            _ => Ok(hole),
+        }
+    }
+
+    /// Whether the one who sends the request fills it, and nobody but the upstream could tell what with.
+    const fn is_said_by_client(&self) -> bool {
+        matches!(self, Self::Query(_) | Self::Header(_) | Self::Peer | Self::Host | Self::Method)
+    }
+
+    /// As the configuration has it.
+    fn name(&self) -> String {
+        match self {
+            Self::Path(name) => format!("path.{name}"),
+            Self::Token(path) => format!("token.{}", path.join(".")),
+            Self::Agent => "agent".into(),
+            Self::User => "user".into(),
+            Self::UserMember(path) => format!("user.{}", path.join(".")),
+            Self::Query(name) => format!("query.{name}"),
+            Self::Header(name) => format!("header.{name}"),
+            Self::Peer => "peer".into(),
+            Self::Host => "host".into(),
+            Self::Method => "method".into(),
+        }
+    }
+
+    /// The claim that it stands for, as it is in the token.
+    pub(super) fn claim<'a>(&self, subject: &'a Subject) -> Option<&'a Value> {
+        match self {
+            Self::Token(path) => member(subject.token().claims(), path),
+            Self::UserMember(path) => member(subject.token().delegation()?.attributes(), path),
+            _ => None,
+        }
+    }
+
+    fn fill(&self, from: Filling<'_>) -> Option<String> {
+        let text = match self {
+            Self::Path(name) => from.parameters.get(name)?.into_owned(),
+            Self::Token(_) | Self::UserMember(_) => match self.claim(from.subject)? {
+                Value::String(text) => text.clone(),
+                Value::Number(number) if number.is_i64() => number.to_string(),
+                _ => return None,
+            },
+            Self::Agent => from.subject.names().agent.to_string(),
+            Self::User => from.subject.names().user.as_ref()?.to_string(),
+            Self::Query(name) => {
+                let query = from.inbound.target().query()?;
+                let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
+                let (_, value) = values.next().filter(|_| values.next().is_none())?;
+                // What is not UTF-8 was read as something else.
+                if value.contains('\u{fffd}') {
+                    return None;
+                }
+                value.into_owned()
+            }
+            Self::Header(name) => only(from.inbound.headers(), name).ok()??.to_str().ok()?.to_owned(),
+            Self::Peer => from.inbound.peer()?.to_canonical().to_string(),
+            Self::Host => host(from.inbound).ok()??,
+            Self::Method => from.inbound.method().to_string(),
+        };
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+fn member<'a>(members: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter().try_fold(members.get(first)?, |value, name| value.as_object()?.get(name))
 }
 
 impl TextTemplate {
-    /// Parses text in which `{path.name}` stands for one of `parameters`.
+    /// Parses text with holes; `parameters` are those of the path.
     ///
     /// # Errors
     /// What is wrong, for an operator.
@@ -32,37 +161,80 @@ impl TextTemplate {
         let mut rest = text;
         while let Some((literal, after)) = rest.split_once('{') {
             let (hole, after) = after.split_once('}').ok_or("`{` without `}`")?;
-            let name =
-                hole.strip_prefix("path.").ok_or_else(|| format!("`{{{hole}}}` is not of the form `{{path.name}}`"))?;
-            if !parameters.iter().any(|known| known == name) {
-                return Err(format!("the path has no parameter `{name}`"));
-            }
-            parts.extend([Part::Literal(literal.to_owned()), Part::Path(name.to_owned())]);
+            parts.extend([Part::Literal(literal.to_owned()), Part::Hole(Hole::parse(hole, parameters)?)]);
             rest = after;
         }
         parts.push(Part::Literal(rest.to_owned()));
         parts.retain(|part| !matches!(part, Part::Literal(text) if text.is_empty()));
         if !holes_are_apart(&parts) {
-            return Err("between two parameters there must be a `/`, else two requests could name one id".into());
+            return Err("between two holes there must be a `/`, else two requests could name one id".into());
         }
         let stray = parts.iter().any(|part| matches!(part, Part::Literal(text) if text.contains('}')));
         if stray { Err("`}` without `{`".into()) } else { Ok(Self(parts)) }
     }
 
-    /// The text with its holes filled; `None` if a parameter is missing, which a parsed template rules out.
-    pub fn fill(&self, parameters: &Parameters<'_, '_>) -> Option<String> {
+    fn holes(&self) -> impl Iterator<Item = &Hole> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Hole(hole) => Some(hole),
+            Part::Literal(_) => None,
+        })
+    }
+
+    /// The hole that is the whole of it, if one is.
+    pub(super) fn sole(&self) -> Option<&Hole> {
+        match self.0.as_slice() {
+            [Part::Hole(hole)] => Some(hole),
+            _ => None,
+        }
+    }
+
+    /// The header fields that it is filled from.
+    pub(super) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.holes().filter_map(|hole| match hole {
+            Hole::Header(name) => Some(name),
+            _ => None,
+        })
+    }
+
+    /// The first hole that whoever sends a request fills as it likes.
+    pub(super) fn said_by_client(&self) -> Option<String> {
+        self.holes().find(|hole| hole.is_said_by_client()).map(Hole::name)
+    }
+
+    /// Where records say that it comes from.
+    pub(super) fn source(&self) -> &'static str {
+        match self.holes().next() {
+            None => "config",
+            Some(Hole::Path(_)) => "path",
+            Some(Hole::Token(_) | Hole::Agent | Hole::User | Hole::UserMember(_)) => "token",
+            Some(Hole::Query(_)) => "query",
+            Some(Hole::Header(_)) => "header",
+            Some(Hole::Peer | Hole::Host | Hole::Method) => "request",
+        }
+    }
+
+    /// The text with its holes filled.
+    ///
+    /// # Errors
+    /// `ClaimMissing` with the name of a hole that nothing fills, or with more than one thing, or, beside other holes, with
+    /// a text that holds a `/`.
+    pub(super) fn fill(&self, from: Filling<'_>) -> Result<String, MappingError> {
+        let several = self.holes().nth(1).is_some();
         let mut text = String::new();
         for part in &self.0 {
             match part {
                 Part::Literal(literal) => text.push_str(literal),
-                Part::Path(name) => text.push_str(&parameters.get(name)?),
+                Part::Hole(hole) => {
+                    let filled = hole.fill(from).filter(|filled| !several || !filled.contains('/'));
+                    text.push_str(&filled.ok_or_else(|| MappingError::ClaimMissing(hole.name()))?);
+                }
             }
         }
-        Some(text)
+        Ok(text)
     }
 }
 
-/// Whether a `/`, which no parameter can hold, stands between any two holes.
+/// Whether a `/`, which nothing that fills one of several holes can hold, stands between any two.
 fn holes_are_apart(parts: &[Part]) -> bool {
     let mut apart = true;
     parts.iter().all(|part| match part {
@@ -70,8 +242,16 @@ fn holes_are_apart(parts: &[Part]) -> bool {
             apart |= text.contains('/');
             true
         }
-        Part::Path(_) => std::mem::take(&mut apart),
+        Part::Hole(_) => std::mem::take(&mut apart),
     })
+}
+
+/// An entity whose id is made from a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntityTemplate {
+    /// The entity's type.
+    pub type_name: EntityTypeName,
+    pub(super) id: TextTemplate,
 }
 
 impl EntityTemplate {
@@ -90,48 +270,22 @@ impl EntityTemplate {
     }
 
     /// The entity that a request names.
-    pub fn fill(&self, parameters: &Parameters<'_, '_>) -> Option<EntityUid> {
-        let id = EntityId::new(self.id.fill(parameters)?);
-        Some(EntityUid::from_type_name_and_id(self.type_name.clone(), id))
+    ///
+    /// # Errors
+    /// As [`TextTemplate::fill`].
+    pub(super) fn fill(&self, from: Filling<'_>) -> Result<EntityUid, MappingError> {
+        let id = EntityId::new(self.id.fill(from)?);
+        Ok(EntityUid::from_type_name_and_id(self.type_name.clone(), id))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
-
     use super::*;
-    use crate::request::{
-        path::Target,
-        route::{PathTemplate, RouteTable},
-    };
-
-    fn filled(template: &str, target: &str) -> Result<String, String> {
-        let path = PathTemplate::parse("/users/{id}/{doc}").unwrap();
-        let template = EntityTemplate::parse(template, path.parameters())?;
-        let mut table = RouteTable::default();
-        table.insert(&[Method::GET], &path, ()).unwrap();
-        let found = table.find(&Method::GET, Target::parse(target.as_bytes()).unwrap()).unwrap().unwrap();
-        Ok(template.fill(&found.parameters).unwrap().to_string())
-    }
-
-    #[test]
-    fn holes_are_filled_from_the_path() {
-        assert_eq!(filled("Doc::\"{path.id}/{path.doc}\"", "/users/u1/d2").unwrap(), "Doc::\"u1/d2\"");
-        assert_eq!(filled("App::Doc::\"p|{path.id}\"", "/users/u1/d2").unwrap(), "App::Doc::\"p|u1\"");
-        assert_eq!(filled("Doc::\"all\"", "/users/u1/d2").unwrap(), "Doc::\"all\"");
-    }
-
-    #[test]
-    fn what_fills_a_hole_cannot_leave_it() {
-        let uid = filled("Doc::\"{path.id}\"", "/users/x%22%2C%20User%3A%3A%22victim/d").unwrap();
-        assert_eq!(uid, "Doc::\"x\\\", User::\\\"victim\"");
-        let uid = filled("Doc::\"{path.id}\"", "/users/%7Bpath.doc%7D/d").unwrap();
-        assert_eq!(uid, "Doc::\"{path.doc}\"");
-    }
 
     #[test]
     fn a_template_that_cannot_be_filled_is_refused() {
+        let parameters = ["id".to_owned(), "doc".to_owned()];
         for template in [
             "Doc",
             "Doc::",
@@ -143,13 +297,33 @@ mod tests {
             "Doc::\"{path.other}\"",
             "Doc::\"{path.id\"",
             "Doc::\"path.id}\"",
-            "Doc::\"{token.sub}\"",
+            "Doc::\"{token}\"",
+            "Doc::\"{token.}\"",
+            "Doc::\"{token.a..b}\"",
+            "Doc::\"{user.}\"",
+            "Doc::\"{query.}\"",
+            "Doc::\"{header.a b}\"",
+            "Doc::\"{header.authorization}\"",
+            "Doc::\"{header.Cookie}\"",
+            "Doc::\"{peer.port}\"",
+            "Doc::\"{env.HOME}\"",
             "Doc::\"a\\nb\"",
             "Doc::\"{path.id}:{path.doc}\"",
             "Doc::\"{path.id}{path.doc}\"",
+            "Doc::\"{path.id}:{token.sub}\"",
             "Doc::\"a\"b\"",
         ] {
-            assert!(filled(template, "/users/u/d").is_err(), "{template}");
+            assert!(EntityTemplate::parse(template, &parameters).is_err(), "{template}");
+        }
+        for template in [
+            "all",
+            "{path.id}/{path.doc}",
+            "p|{user}",
+            "{token.a.b}/{user.a}/{query.q}/{header.x-y}",
+            "{peer}",
+            "{host}/{method}",
+        ] {
+            assert!(EntityTemplate::parse(&format!("Doc::\"{template}\""), &parameters).is_ok(), "{template}");
         }
     }
 }

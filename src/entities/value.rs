@@ -68,6 +68,22 @@ pub fn expression(ty: &Type, value: &Value) -> Option<RestrictedExpression> {
     }
 }
 
+/// A text as a Cedar value of type `ty`, or `None` if it does not say one in the one way that Cedar writes it.
+pub fn expression_of_text(ty: &Type, text: String) -> Option<RestrictedExpression> {
+    match ty {
+        Type::Long => {
+            text.parse().ok().filter(|number: &i64| number.to_string() == text).map(RestrictedExpression::new_long)
+        }
+        Type::Bool => match text.as_str() {
+            "true" => Some(RestrictedExpression::new_bool(true)),
+            "false" => Some(RestrictedExpression::new_bool(false)),
+            _ => None,
+        },
+        Type::Set(_) | Type::Record(_) => None,
+        Type::String | Type::Entity(_) | Type::Extension(_) => expression(ty, &Value::String(text)),
+    }
+}
+
 /// The same, of a value that comes with SQL's types: truth may be a number, and a set or a record a text in JSON.
 pub fn expression_of_sql(ty: &Type, value: &Value) -> Option<RestrictedExpression> {
     match (ty, value) {

@@ -153,7 +153,7 @@ impl Identity {
     }
 
     /// Whether a field of this name that the client sent must be removed.
-    fn removes(&self, name: &HeaderName) -> bool {
+    pub fn removes(&self, name: &HeaderName) -> bool {
         if name == header::AUTHORIZATION {
             return !self.forward_token;
         }

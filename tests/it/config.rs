@@ -280,8 +280,16 @@ fn routes_fit_the_schema() {
     );
     with("    attributes:\n      owner: User::\"{path.userId}\"\n", "", &["requires attribute `owner`"]);
     with("owner: User", "ownr: User", &["no attribute `ownr`", "requires attribute `owner`"]);
-    with("owner: User::\"{path.userId}\"", "owner: Agent::\"{path.userId}\"", &["`owner` is of type `User`"]);
+    with("owner: User::\"{path.userId}\"", "owner: Agent::\"{path.userId}\"", &["`owner`: it is of type `User`"]);
     with("owner: User::\"{path.userId}\"", "owner: \"{path.userId}\"", &["not of the form"]);
+    for hole in ["header.x-user", "query.user", "host", "peer", "method"] {
+        let owner = format!("owner: User::\"{{{hole}}}\"");
+        with("owner: User::\"{path.userId}\"", &owner, &["cannot say: whoever asks fills it in"]);
+    }
+    for header in ["x-portcullis-user", "x_portcullis_user", "x-forwarded-for", "dpop"] {
+        let resource = format!("UserData::\"{{header.{header}}}\"");
+        with("UserData::\"{path.userId}\"", &resource, &["is not forwarded"]);
+    }
     with("methods: [GET]", "methods: []", &["a route without methods"]);
     with("methods: [GET]", "methods: [GET, GET]", &["stands twice"]);
     let twin = "  - { methods: [POST, GET], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"x\"', attributes: { owner: 'User::\"x\"' } }\n";
