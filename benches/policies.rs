@@ -16,8 +16,8 @@ use portcullis::{
     base::{clock::Timestamp, files::Files, outside::Outside},
     config,
     demo::keys::SigningKey,
-    entities::{DecisionRequest, Names, sources::Sources},
-    policy::Policies,
+    entities::{DecisionRequest, sources::Sources},
+    policy::{Decision, stores::Stores},
     request::{Head, Inbound, Limits, path::Target},
     server::fetch::HttpFetch,
     token::{Issuers, Presented},
@@ -69,7 +69,7 @@ fn many(count: usize) -> String {
 }
 
 /// Policies, and a question of a verified token about the document that one of them names.
-fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Policies, DecisionRequest, Duration) {
+fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Stores, DecisionRequest, Duration) {
     let keys = json!({ "keys": [key.jwk()] }).to_string();
     let files = Files::memory([
         ("keys.json", keys.as_str()),
@@ -97,7 +97,7 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Policies, Decis
     let presented = Presented::of(&inbound).expect("a token");
     let verified = runtime.block_on(issuers.verify(presented.token, now)).expect("a good token");
     let possession = issuers.possession(&verified, &presented, &inbound, now).expect("a bearer token");
-    let names = Names::of(&verified);
+    let names = blueprint.mapping.names(&verified).expect("a principal");
     let subject = blueprint.mapping.subject(Arc::new(verified), names).expect("a subject");
     let found = blueprint
         .routes
@@ -107,7 +107,7 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Policies, Decis
     let sources = Sources::default();
     let question = blueprint.mapping.question(&sources, &found, &subject, &possession, &inbound, now);
     let question = runtime.block_on(question).expect("a question");
-    (blueprint.policies, question, loading)
+    (blueprint.stores, question, loading)
 }
 
 /// The same question, put to Cedar's authorizer and all policies.
@@ -144,6 +144,10 @@ fn median(mut work: impl FnMut()) -> f64 {
     rounds[rounds.len() / 2]
 }
 
+fn decide(stores: &Stores, question: &DecisionRequest) -> Decision {
+    stores.choose(None, || None).expect("the default store").policies.decide(question)
+}
+
 fn main() {
     // As a test it only shows that it runs.
     let whole = std::env::args().any(|argument| argument == "--bench");
@@ -156,8 +160,8 @@ fn main() {
     for count in counts {
         let text = many(*count);
         let (all, same, loading) = case(&text, &key, &runtime);
-        let alone = median(|| drop(black_box(few.decide(&question))));
-        let ours = median(|| assert!(black_box(all.decide(&same)).into_result().is_ok()));
+        let alone = median(|| drop(black_box(decide(&few, &question))));
+        let ours = median(|| assert!(black_box(decide(&all, &same)).into_result().is_ok()));
         let (set, request, entities) = plainly(&text);
         let authorizer = Authorizer::new();
         let plain = median(|| drop(black_box(authorizer.is_authorized(&request, &set, &entities))));

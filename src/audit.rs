@@ -85,6 +85,9 @@ pub struct Record {
     /// Whom the policies denied it to: `agent` or `user`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub side: Option<&'static str>,
+    /// The store of the policies, where it is not `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<Arc<str>>,
     /// Ids of the policies that decided.
     pub policies: Vec<String>,
     /// Whether the token was already known.

@@ -115,7 +115,7 @@ fn check(path: &Path) -> ExitCode {
                 return bad_config(path, &Problem::new(error).into());
             }
             say(&mut std::io::stderr(), &compiled.warnings.to_string());
-            let (routes, policies) = (compiled.blueprint.routes.routes().len(), compiled.blueprint.policies.len());
+            let (routes, policies) = (compiled.blueprint.routes.routes().len(), compiled.blueprint.stores.len());
             say(&mut std::io::stdout(), &format!("{}: good ({routes} routes, {policies} policies)\n", path.display()));
             ExitCode::SUCCESS
         }

@@ -33,6 +33,7 @@ pub struct Metrics {
     introspections: IntCounterVec,
     denied: IntGauge,
     denied_failing: IntGauge,
+    claims_dropped: IntCounterVec,
     lookups: IntCounterVec,
     lookups_paused: IntGaugeVec,
     reloads: IntCounterVec,
@@ -78,6 +79,10 @@ impl Metrics {
             "portcullis_deny_list_failing",
             "1 while the deny-list cannot be read and an older one is in force.",
         )?;
+        let claims_dropped = IntCounterVec::new(
+            Opts::new("portcullis_claims_dropped_total", "Claims of verified tokens that the schema does not know."),
+            &["issuer"],
+        )?;
         let lookups = IntCounterVec::new(
             Opts::new("portcullis_lookups_total", "Questions to a source of attributes, by outcome."),
             &["source", "outcome"],
@@ -108,6 +113,7 @@ impl Metrics {
         registry.register(Box::new(introspections.clone()))?;
         registry.register(Box::new(denied.clone()))?;
         registry.register(Box::new(denied_failing.clone()))?;
+        registry.register(Box::new(claims_dropped.clone()))?;
         registry.register(Box::new(lookups.clone()))?;
         registry.register(Box::new(lookups_paused.clone()))?;
         registry.register(Box::new(reloads.clone()))?;
@@ -126,6 +132,7 @@ impl Metrics {
             introspections,
             denied,
             denied_failing,
+            claims_dropped,
             lookups,
             lookups_paused,
             reloads,
@@ -144,8 +151,16 @@ impl Metrics {
         }
     }
 
+    /// Counts claims of a token that nobody reads.
+    pub fn count_dropped_claims(&self, issuer: &str, claims: usize) {
+        let claims = u64::try_from(claims).unwrap_or(u64::MAX);
+        self.claims_dropped.with_label_values(&[issuer]).inc_by(claims);
+    }
+
     /// Notes how an issuer's keys stand: their age, and how many fetches went well and badly so far.
     pub fn note_keys(&self, issuer: &str, age: Option<Duration>, fetched: u64, failed: u64) {
+        // What has not happened yet is told as such.
+        self.claims_dropped.with_label_values(&[issuer]).inc_by(0);
         // Without keys there is no series.
         if let Some(age) = age {
             self.keys_age.with_label_values(&[issuer]).set(age.as_secs_f64());

@@ -161,11 +161,14 @@ impl Visit {
         let possession = snapshot.issuers.possession(subject.token(), &presented, &inbound, now)?;
         let found = found.ok_or(Refusal::RouteMissing)?;
         self.record.action = Some(found.route.action_name().clone());
+        let store = snapshot.stores.choose(found.route.store(), || inbound.host().ok().flatten());
+        let store = store.ok_or(Refusal::HostUnknown)?;
+        self.record.store.clone_from(&store.name);
         let question = snapshot.mapping.question(&snapshot.sources, &found, &subject, &possession, &inbound, now);
         let mut question = question.await?;
         self.record.resource = question.resource();
         self.record.attributes = std::mem::take(&mut question.origins);
-        let allowed = snapshot.policies.decide(&question).into_result()?;
+        let allowed = store.policies.decide(&question).into_result()?;
         self.note_policies(allowed.determining());
         let names = subject.names();
         let told = Told {
@@ -194,7 +197,10 @@ impl Visit {
             }
             snapshot.subjects.remove(fingerprint, version).await;
         }
-        let learnt = snapshot.subjects.get_or_learn(fingerprint, version, learn(snapshot, presented, now)).await;
+        let learnt = {
+            let metrics = &self.gate.metrics;
+            snapshot.subjects.get_or_learn(fingerprint, version, learn(snapshot, presented, now, metrics)).await
+        };
         match learnt {
             Ok(subject) => {
                 self.note_names(subject.names());
@@ -274,7 +280,12 @@ struct Unknown {
 
 /// Finds out who presents a token. What the version before had verified, by rules and keys that are still the same, is not
 /// verified again.
-async fn learn(snapshot: &Snapshot, presented: &Presented<'_>, now: Timestamp) -> Result<Arc<Subject>, Unknown> {
+async fn learn(
+    snapshot: &Snapshot,
+    presented: &Presented<'_>,
+    now: Timestamp,
+    metrics: &Metrics,
+) -> Result<Arc<Subject>, Unknown> {
     let earlier = match snapshot.version.checked_sub(1) {
         Some(version) => snapshot.subjects.get(presented.fingerprint, version).await,
         None => None,
@@ -288,7 +299,9 @@ async fn learn(snapshot: &Snapshot, presented: &Presented<'_>, now: Timestamp) -
         None => snapshot.issuers.verify(presented.token, now).await.map(Arc::new),
     };
     let verified = verified.map_err(|error| Unknown { names: None, refusal: error.into() })?;
-    let names = Names::of(&verified);
+    metrics.count_dropped_claims(verified.issuer(), snapshot.mapping.unread(&verified));
+    let unnamed = |error: MappingError| Unknown { names: None, refusal: error.into() };
+    let names = snapshot.mapping.names(&verified).map_err(unnamed)?;
     let subject = snapshot.mapping.subject(verified, names.clone());
     subject.map(Arc::new).map_err(|error| Unknown { names: Some(names), refusal: error.into() })
 }

@@ -23,6 +23,8 @@ pub enum Refusal {
     Token(TokenError),
     /// No route describes the request.
     RouteMissing,
+    /// No store of policies decides for the host that the client addresses.
+    HostUnknown,
     /// The token does not hold what the route asks for.
     Mapping(MappingError),
     /// The policies say no.
@@ -121,6 +123,7 @@ impl Refusal {
             Self::Client(ClientError::BodyTimedOut) => row(StatusCode::REQUEST_TIMEOUT, "body_timed_out"),
             Self::Client(ClientError::RequestInvalid) => row(StatusCode::BAD_REQUEST, "request_invalid"),
             Self::Client(ClientError::Gone) => row(StatusCode::BAD_REQUEST, "client_gone"),
+            Self::HostUnknown => row(StatusCode::MISDIRECTED_REQUEST, "host_unknown"),
             Self::Overloaded => row(StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::Internal => row(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
@@ -188,7 +191,7 @@ impl Refusal {
             side: None,
             determining: Vec::new(),
         });
-        let mut every = vec![Self::RouteMissing, Self::Overloaded, Self::Internal];
+        let mut every = vec![Self::RouteMissing, Self::HostUnknown, Self::Overloaded, Self::Internal];
         every.extend(requests.map(Self::from));
         every.extend(tokens.map(Self::from));
         every.extend(mappings.map(Self::from));

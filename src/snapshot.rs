@@ -8,7 +8,7 @@ use crate::{
     base::outside::Outside,
     entities::{Mapping, RoutePlan, Subject, sources::Sources},
     forward::{Identity, Upstream},
-    policy::Policies,
+    policy::stores::Stores,
     request::{Limits, route::RouteTable},
     token::{
         Issuers, Trust,
@@ -30,7 +30,7 @@ pub struct Blueprint {
     /// How tokens and requests become questions.
     pub mapping: Mapping,
     /// Who answers them.
-    pub policies: Policies,
+    pub stores: Stores,
     /// What the upstream is told.
     pub identity: Identity,
     /// Where allowed requests go.
@@ -49,7 +49,7 @@ pub struct Snapshot {
     pub(crate) routes: RouteTable<RoutePlan>,
     pub(crate) mapping: Mapping,
     pub(crate) sources: Sources,
-    pub(crate) policies: Policies,
+    pub(crate) stores: Stores,
     pub(crate) identity: Arc<Identity>,
     pub(crate) upstream: Arc<Upstream>,
 }
@@ -71,7 +71,7 @@ impl Blueprint {
             routes: self.routes,
             sources: self.mapping.sources(outside, before.map(|before| &before.sources)),
             mapping: self.mapping,
-            policies: self.policies,
+            stores: self.stores,
             identity: Arc::new(self.identity),
             upstream: Arc::new(self.upstream),
         }

@@ -162,7 +162,7 @@ impl Files {
     /// with a dot are passed over: editors and mounted volumes keep their own there.
     ///
     /// # Errors
-    /// What the file system says; folders more than [`DEPTH_MAX`] deep are `InvalidData`.
+    /// What the file system says; folders more than 16 deep are `InvalidData`.
     pub fn list(&self, path: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
         match self {
             Self::Disk { root, sights } => {

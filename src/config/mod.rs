@@ -1,10 +1,12 @@
 //! `config.yaml`: read as the list of what the rooms ask for, compiled to a [`Blueprint`], or to every problem it
 //! has. Each room owns the section beside the code that it configures.
 
+mod agreement;
 pub mod tls;
+mod trust;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,7 +16,7 @@ use std::{
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
-use self::tls::{ClientCertificate, TlsConfig, TlsFiles};
+use self::tls::{TlsConfig, TlsFiles};
 use crate::{
     base::{
         files::Files,
@@ -24,19 +26,13 @@ use crate::{
     },
     entities::{
         EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types, clients::ClientConfig, consent::ConsentsConfig,
+        profile::ProfileConfig,
     },
     forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
-    policy::PolicyFiles,
+    policy::{Ids, PolicyFiles, stores::StoreConfig},
     request::{Limits, route::RouteTable},
     snapshot::Blueprint,
-    token::{
-        Trust,
-        binding::Binding,
-        cache::CacheLimits,
-        deny_list::{Denials, DenyFile, DenyListError},
-        dpop::ProofSettings,
-        issuer::{IssuerConfig, Rules},
-    },
+    token::{Trust, cache::CacheLimits, issuer::IssuerConfig},
 };
 
 /// The whole file.
@@ -64,6 +60,9 @@ pub struct Config {
     pub issuers: Spanned<Vec<IssuerConfig>>,
     /// The folder with `*.cedar` and `schema.cedarschema`. Default `policies`.
     pub policies: Option<Spanned<PathBuf>>,
+    /// Further sets of policies, and what is special about them.
+    #[serde(default)]
+    pub stores: Vec<StoreConfig>,
     /// Which requests are described, and as what.
     pub routes: Spanned<Vec<RouteConfig>>,
     /// What the operator says of clients. Where it says anything, no other client comes in.
@@ -209,9 +208,11 @@ impl Loaded {
         let identity = problems.keep(Identity::compile(&config.identity));
         let upstream = problems.keep(Upstream::compile(&config.upstream));
         let folder = config.policies.as_ref().map_or_else(|| PathBuf::from("policies"), |folder| folder.value.clone());
-        let loaded = problems.keep(PolicyFiles::new(&self.files, &folder).load());
-        let (policies, types, warnings) = match loaded {
-            Some(loaded) => (Some(loaded.policies), Some(loaded.types), loaded.warnings),
+        // Policies that are written by others' conventions are named by others.
+        let ids = if config.entities.profile == ProfileConfig::Portcullis { Ids::Required } else { Ids::ByFile };
+        let loaded = problems.keep(PolicyFiles { files: &self.files, folder: &folder, ids }.load(&config.stores));
+        let (stores, types, warnings) = match loaded {
+            Some(loaded) => (Some(loaded.stores), Some(loaded.types), loaded.warnings),
             None => (None, None, Problems::default()),
         };
         let types = types
@@ -219,6 +220,7 @@ impl Loaded {
         let routes = types.and_then(|types| problems.keep(self.routes(types)));
         if let (Some((mapping, routes)), Some(identity)) = (&routes, &identity) {
             problems.keep(self.forwards_what_it_reads(mapping, routes, identity));
+            problems.keep(stores.as_ref().map_or(Ok(()), |stores| self.check_stores(stores, routes)));
         }
         let compiled = (|| {
             let (mapping, routes) = routes?;
@@ -228,115 +230,13 @@ impl Loaded {
                 cache: cache?,
                 routes,
                 mapping,
-                policies: policies?,
+                stores: stores?,
                 identity: identity?,
                 upstream: upstream?,
             };
             Some(Compiled { blueprint, servers: servers?, warnings })
         })();
         problems.into_result(compiled)
-    }
-
-    fn issuers(&self) -> Result<Vec<Rules>, Problems> {
-        let mut problems = Problems::default();
-        let configured = &self.config.issuers;
-        if configured.value.is_empty() {
-            problems
-                .push(Problem::at(configured, "no issuer: nobody could come in").fix("name whose tokens are believed"));
-        }
-        let mut seen = HashSet::new();
-        let (mut prefixes, mut users) = (HashMap::new(), HashMap::new());
-        let names: HashSet<_> = configured.value.iter().map(|issuer| &issuer.settings().issuer.value).collect();
-        let mut issuers = Vec::new();
-        for issuer in &configured.value {
-            let name = &issuer.settings().issuer;
-            let Some(rules) = problems.keep(Rules::compile(issuer, &self.files)) else { continue };
-            match rules.asked_about() {
-                // One issuer may both sign tokens and be asked about others.
-                None if !seen.insert((name.value.clone(), None)) => problems.push(
-                    Problem::at(name, format!("issuer `{}` stands twice", name.value)).fix("merge the two entries"),
-                ),
-                Some(prefix) if !seen.insert((String::new(), Some(prefix.to_owned()))) => problems.push(
-                    Problem::at(name, "two issuers would be asked about one token")
-                        .fix("give each a `token_prefix` of its own"),
-                ),
-                _ => {}
-            }
-            let prefix = rules.agent_id_prefix().map(str::to_owned);
-            let is_shared = *prefixes.entry(prefix).or_insert(&name.value) != &name.value;
-            let users =
-                users.entry(rules.user_id_prefix().map(str::to_owned)).or_insert_with(|| rules.user_issuer.clone());
-            if *users != rules.user_issuer {
-                problems.push(
-                    Problem::at(name, "two issuers' users share a `user_id_prefix`: one id could name two people")
-                        .fix("give each its own; or, if they are the same users, say whose: `user_issuer`"),
-                );
-            }
-            if names.len() > 1 && (!rules.has_id_prefixes() || is_shared) {
-                problems.push(
-                    Problem::at(name, "with several issuers, one id could name two people")
-                        .fix("give each issuer an `agent_id_prefix` of its own, and a `user_id_prefix` that names the users' pool"),
-                );
-            }
-            issuers.push(rules);
-        }
-        problems.into_result(Some(issuers))
-    }
-
-    /// What was authorised is what is forwarded, so nothing is authorised by a header that is not.
-    fn forwards_what_it_reads(
-        &self,
-        mapping: &Mapping,
-        routes: &RouteTable<RoutePlan>,
-        identity: &Identity,
-    ) -> Result<(), Problems> {
-        let mut problems = Problems::default();
-        let message =
-            |header| format!("header `{header}` is not forwarded: the upstream would not see what was decided on");
-        let fix = "use a header that is forwarded";
-        for (plan, route) in routes.routes().iter().zip(&self.config.routes.value) {
-            if let Some(header) = plan.headers().find(|header| identity.removes(header)) {
-                problems.push(Problem::at(&route.resource, message(header)).fix(fix));
-            }
-        }
-        if let Some(header) = mapping.headers().find(|header| identity.removes(header)) {
-            problems
-                .push(Problem::new(format!("`context.request.headers` of the schema: {}", message(header))).fix(fix));
-        }
-        problems.into_result(Some(()))
-    }
-
-    fn proofs(&self) -> Result<ProofSettings, Problems> {
-        let config = &self.config;
-        let proofs = ProofSettings::compile(&config.origins, config.dpop_nonce_secret.as_ref(), &self.files)?;
-        let shows = self.config.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
-        let shows = shows.is_some_and(|shows| shows.value != ClientCertificate::Off);
-        let bound = config.issuers.value.iter().filter_map(|issuer| issuer.settings().certificate_binding.as_ref());
-        if let Some(bound) = bound.into_iter().find(|bound| !shows && bound.value != Binding::Off) {
-            return Err(Problem::at(bound, "no client shows a certificate, so no token bound to one can come in")
-                .fix("add `tls: { …, client_certificate: accepted }`")
-                .into());
-        }
-        let asked = config.issuers.value.iter().filter_map(|issuer| issuer.settings().dpop.as_ref());
-        match asked.into_iter().find(|asked| asked.value != Binding::Off) {
-            Some(asked) if !proofs.has_origins() => {
-                Err(Problem::at(asked, "nothing says for which address a DPoP proof must be made")
-                    .fix("add `origins`: scheme, host and port as clients write them, as in `https://api.example`")
-                    .into())
-            }
-            _ => Ok(proofs),
-        }
-    }
-
-    fn denied(&self) -> Result<Option<(Denials, DenyFile)>, Problem> {
-        let Some(named) = &self.config.deny_list else { return Ok(None) };
-        // It has a watcher of its own.
-        let file = DenyFile { files: self.files.unobserved(), path: named.value.clone() };
-        let failed = |error: DenyListError| {
-            Problem::at(named, format!("no deny-list in `{}`: {error}", named.value.display()))
-                .fix("give a file with a JSON object on each line; an empty one denies nobody")
-        };
-        Ok(Some((file.read().map_err(failed)?, file)))
     }
 
     fn servers(&self) -> Result<Servers, Problems> {

@@ -72,7 +72,7 @@ impl Circumstances {
             let (value, required) = match member {
                 Member::Method => (Some(text(inbound.method().as_str())), true),
                 Member::Path => (Some(text(inbound.target().path())), true),
-                Member::Host { required } => (host(inbound).map_err(|()| missing())?.as_deref().map(text), *required),
+                Member::Host { required } => (inbound.host().map_err(|_| missing())?.as_deref().map(text), *required),
                 Member::Peer { required } => (inbound.peer().map(address), *required),
                 Member::Time => (Some(RestrictedExpression::new_datetime(now.rfc3339())), true),
                 Member::Headers(wanted) => (Some(header_record(wanted, inbound)?), true),
@@ -94,14 +94,6 @@ fn text(text: &str) -> RestrictedExpression {
 
 fn address(peer: IpAddr) -> RestrictedExpression {
     RestrictedExpression::new_ip(peer.to_canonical().to_string())
-}
-
-/// The host that the client addresses: lower case, without port and without a dot at its end.
-pub(super) fn host(inbound: &Inbound<'_>) -> Result<Option<String>, ()> {
-    let Some(field) = inbound.headers().get(header::HOST) else { return Ok(None) };
-    let authority: http::uri::Authority = field.to_str().map_err(|_| ())?.parse().map_err(|_| ())?;
-    let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
-    if name.is_empty() || authority.as_str().contains('@') { Err(()) } else { Ok(Some(name)) }
 }
 
 fn is_set_of_text(ty: &Type) -> bool {

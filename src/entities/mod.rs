@@ -1,21 +1,31 @@
 //! ROOM 3: from a token and a request to the question put to Cedar (XACML's context handler). Values are made by
 //! constructors under the schema's direction, never by parsing claims as Cedar.
 
+mod attribute;
 mod circumstances;
 pub mod clients;
 pub mod consent;
+mod context;
 pub mod lookup;
 pub mod plan;
+pub mod profile;
+pub mod route;
 pub mod schema;
 pub mod sources;
 mod store;
 pub mod subject;
 pub mod template;
+mod types;
 pub mod value;
 
-use std::{borrow::Cow, path::PathBuf, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
-use cedar_policy::{Context, Entities, Entity, EntityTypeName, Request};
+use cedar_policy::{Context, Entities, Entity, Request};
 use http::HeaderName;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -23,25 +33,20 @@ use serde_saphyr::Spanned;
 use self::{
     circumstances::Circumstances,
     clients::{ClientConfig, Clients},
-    consent::{ConsentPlan, ConsentsConfig},
+    context::ContextPlan,
     plan::Requests,
-    schema::{Record, SchemaTypes, Type},
-    sources::{Draft, SourceConfig, SourcePlan, Sources},
-    store::Store,
+    profile::{GroupsConfig, ProfileConfig},
+    sources::{Draft, SourceConfig, Sources},
     template::Filling,
 };
 pub use self::{
-    plan::{DelegationRule, RouteConfig, RoutePlan},
+    plan::RoutePlan,
+    route::{DelegationRule, RouteConfig},
     subject::{Names, Subject},
+    types::Types,
 };
 use crate::{
-    base::{
-        clock::Timestamp,
-        files::Files,
-        origin::Origin,
-        outside::Outside,
-        problem::{Problem, Problems},
-    },
+    base::{clock::Timestamp, origin::Origin, outside::Outside, problem::Problems},
     request::{Inbound, route::Match},
     token::{VerifiedToken, binding::Possession, delegation::Delegated},
 };
@@ -50,6 +55,12 @@ use crate::{
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EntitiesConfig {
+    /// Whose conventions policies are written by. Default `portcullis`.
+    pub profile: ProfileConfig,
+    /// The claim that names the principal, where that is not the client. Default `sub`.
+    pub principal_claim: Option<Spanned<String>>,
+    /// What the principal is in. Default nothing.
+    pub groups: Option<GroupsConfig>,
     /// Type of agents. Default `Agent`.
     pub agent: Option<Spanned<String>>,
     /// Type of users. Default `User`.
@@ -100,97 +111,6 @@ pub enum MappingError {
     ClaimMissing(String),
 }
 
-/// The schema, with the types that stand for agents and users.
-#[derive(Clone, Debug)]
-pub struct Types {
-    schema: SchemaTypes,
-    agent: EntityTypeName,
-    user: EntityTypeName,
-    /// For whom a question is put, where a route does not say.
-    principals: Option<Spanned<Vec<Side>>>,
-    store: Arc<Store>,
-    sources: Vec<SourcePlan>,
-    consents: ConsentPlan,
-}
-
-impl Types {
-    /// Finds the configured types in the schema, and reads the files of entities.
-    ///
-    /// # Errors
-    /// A [`Problem`] for each that is not there.
-    pub fn compile(
-        config: &EntitiesConfig,
-        consents: &ConsentsConfig,
-        schema: SchemaTypes,
-        files: &Files,
-    ) -> Result<Self, Problems> {
-        let mut problems = Problems::default();
-        let agent = problems.keep(known_type(config.agent.as_ref(), "Agent", &schema));
-        let user = problems.keep(known_type(config.user.as_ref(), "User", &schema));
-        if agent.is_some() && agent == user {
-            let message = "agents and users are of one type: a client id and a user's id could name one entity";
-            let named = config.agent.as_ref().or(config.user.as_ref());
-            let problem = named.map_or_else(|| Problem::new(message), |named| Problem::at(named, message));
-            problems.push(problem.fix("declare two entity types"));
-        }
-        let principals = config.principals.clone();
-        let store = problems.keep(Store::compile(&config.files, files, &schema)).map(Arc::new);
-        let sources = config.sources.iter().filter_map(|it| problems.keep(it.compile(&schema, files))).collect();
-        let consents = problems.keep(consents.compile(files));
-        let types = (|| {
-            let (agent, user, store, consents) = (agent?, user?, store?, consents?);
-            Some(Self { schema, agent, user, principals, store, sources, consents })
-        })();
-        problems.keep(types.as_ref().map_or(Ok(()), Self::check_subjects));
-        problems.into_result(types)
-    }
-
-    /// Whether sources are asked about entities of this type.
-    fn has_source(&self, kind: &EntityTypeName) -> bool {
-        self.sources.iter().any(|source| source.of() == kind)
-    }
-
-    /// Whether anybody says what entities of this type are in.
-    fn has_parents(&self, kind: &EntityTypeName) -> bool {
-        !self.store.is_empty() || self.sources.iter().any(|source| source.of() == kind && source.gives_parents())
-    }
-
-    /// What is said of agents and users comes from claims, which cannot name other agents or users.
-    fn check_subjects(&self) -> Result<(), Problems> {
-        let mut problems = Problems::default();
-        for of in [&self.agent, &self.user] {
-            let naming =
-                self.schema.entity(of).and_then(|shape| shape.iter().find(|(_, it)| self.names_subject(&it.ty)));
-            if let Some((claim, _)) = naming {
-                let message =
-                    format!("attribute `{claim}` of `{of}` names agents or users, which only the token's subject does");
-                problems.push(Problem::new(message).fix("make it text"));
-            }
-        }
-        problems.into_result(Some(()))
-    }
-
-    /// Whether a claim of this type would name an agent or a user: an issuer could name those of another.
-    fn names_subject(&self, ty: &Type) -> bool {
-        match ty {
-            Type::Entity(name) => *name == self.agent || *name == self.user,
-            Type::Set(element) => self.names_subject(element),
-            Type::Record(record) => record.values().any(|attribute| self.names_subject(&attribute.ty)),
-            Type::String | Type::Long | Type::Bool | Type::Extension(_) => false,
-        }
-    }
-}
-
-fn known_type(name: Option<&Spanned<String>>, default: &str, schema: &SchemaTypes) -> Result<EntityTypeName, Problem> {
-    let text = name.map_or(default, |name| &name.value);
-    let found = text.parse().ok().filter(|name| schema.entity(name).is_some());
-    found.ok_or_else(|| {
-        let message = format!("the schema has no entity type `{text}`");
-        let problem = name.map_or_else(|| Problem::new(&message), |name| Problem::at(name, &message));
-        problem.fix(format!("declare it, or name yours: `entities: {{ {}: … }}`", default.to_lowercase()))
-    })
-}
-
 /// A principal that a question is put for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -236,31 +156,19 @@ pub struct Mapping {
     types: Types,
     clients: Clients,
     contexts: Vec<ContextPlan>,
+    /// Claims that somebody reads.
+    claims: HashSet<String>,
 }
 
-/// The context that actions of one kind take.
-#[derive(Debug)]
-struct ContextPlan {
-    ty: Record,
-    /// What the request adds to what the token says.
-    circumstances: Option<Circumstances>,
-}
-
-impl ContextPlan {
-    /// The type of `context.consent`, if the schema has it.
-    fn consent(&self) -> Option<&Record> {
-        match self.ty.get("consent").map(|attribute| &attribute.ty) {
-            Some(Type::Record(record)) => Some(record),
-            _ => None,
-        }
-    }
-}
+/// Claims that are read when a token is verified.
+const VERIFIED: [&str; 13] =
+    ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "act", "may_act", "onBehalfOf", "token_use", "active"];
 
 impl Mapping {
     /// Compiles the mapping of `routes`, and what is said of `clients` of these `issuers`.
     ///
     /// # Errors
-    /// Every [`Problem`] of every route.
+    /// Every problem of every route.
     pub fn compile(
         types: Types,
         routes: &[RouteConfig],
@@ -271,7 +179,24 @@ impl Mapping {
         let clients = problems.keep(Clients::compile(clients, issuers, &types));
         let mut contexts = Vec::new();
         let plans = routes.iter().filter_map(|route| problems.keep(route.compile(&types, &mut contexts))).collect();
-        problems.into_result(clients.map(|clients| (Self { types, clients, contexts }, plans)))
+        let in_contexts = contexts.iter().filter_map(|context| context.record("token")).flat_map(|token| token.keys());
+        let in_agent = types.schema.entity(&types.agent).into_iter().flat_map(|shape| shape.keys());
+        let claims = in_contexts.chain(in_agent).cloned().chain(VERIFIED.map(str::to_owned)).collect();
+        problems.into_result(clients.map(|clients| (Self { types, clients, contexts, claims }, plans)))
+    }
+
+    /// The names in a token, as records speak of them.
+    ///
+    /// # Errors
+    /// `ClaimMissing`, where it names no principal.
+    pub fn names(&self, token: &VerifiedToken) -> Result<Names, MappingError> {
+        Ok(Names::of(token, self.types.profile.id(token)?))
+    }
+
+    /// How many claims of a token nobody reads.
+    pub fn unread(&self, token: &VerifiedToken) -> usize {
+        let is_read = |claim: &&String| self.claims.contains(*claim) || self.types.profile.reads(claim);
+        token.claims().keys().filter(|claim| !is_read(claim)).count()
     }
 
     /// What Cedar needs of a token: once per token.
@@ -317,10 +242,15 @@ impl Mapping {
             let request = Context::from_pairs([request]).map_err(|_| missing("request"))?;
             context = context.merge(request).map_err(|_| missing("request"))?;
         }
+        let filling = Filling { parameters: &found.parameters, subject, inbound };
+        if let Some(input) = plan.input(filling)? {
+            let input = Context::from_pairs([("input".to_owned(), input)]).map_err(|_| missing("input"))?;
+            context = context.merge(input).map_err(|_| missing("input"))?;
+        }
         let mut origins = subject.origins().to_vec();
         if let Some(purpose) = plan.purpose() {
             let action = plan.action().id().unescaped();
-            let ty = kind.consent();
+            let ty = kind.record("consent");
             let given = sources.consents.find(purpose, subject, action, ty, now).await?;
             origins.push(given.origin);
             if let Some(consent) = given.record {
@@ -329,14 +259,14 @@ impl Mapping {
             }
         }
         let (schema, store) = (&self.types.schema, &self.types.store);
-        let mut resource = plan.resource(Filling { parameters: &found.parameters, subject, inbound })?;
+        let mut resource = plan.resource(filling)?;
         origins.extend_from_slice(plan.origins());
         store.fill(&mut resource, "resource", &mut origins);
         sources.fill(&mut resource, "resource", schema, &mut origins).await?;
         let resource = resource.finish(schema)?;
-        let agent = self.complete(subject.agent(), Side::Agent, sources, &mut origins).await?;
+        let agent = self.complete(subject.agent(), Side::Agent, subject.token(), sources, &mut origins).await?;
         let user = match subject.user() {
-            Some(user) => Some(self.complete(user, Side::User, sources, &mut origins).await?),
+            Some(user) => Some(self.complete(user, Side::User, subject.token(), sources, &mut origins).await?),
             None => None,
         };
         let mut requests = Vec::with_capacity(plan.principals().len());
@@ -367,13 +297,16 @@ impl Mapping {
         &self,
         subject: &'s Entity,
         side: Side,
+        token: &VerifiedToken,
         sources: &Sources,
         origins: &mut Vec<Origin>,
     ) -> Result<Cow<'s, Entity>, MappingError> {
         if !sources.knows(subject.uid().type_name()) {
             return Ok(Cow::Borrowed(subject));
         }
-        let mut draft = Draft::from(subject.clone());
+        let (uid, attributes, parents) = subject.clone().into_inner();
+        let tags = if side == Side::Agent { self.types.profile.tags(token) } else { HashMap::new() };
+        let mut draft = Draft { uid, attributes, parents, tags };
         sources.fill(&mut draft, side.name(), &self.types.schema, origins).await?;
         draft.finish(&self.types.schema).map(Cow::Owned)
     }
@@ -405,8 +338,9 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
 
-    use super::*;
+    use super::{consent::ConsentsConfig, *};
     use crate::{
+        base::files::Files,
         config,
         demo::keys::SigningKey,
         policy::PolicyFiles,
@@ -468,7 +402,7 @@ routes:
             ("policies/a.cedar", "@id(\"a\") permit (principal, action, resource);"),
         ]);
         let loaded = config::parse("config.yaml".into(), CONFIG.into(), files.clone()).unwrap();
-        let types = PolicyFiles::new(&files, &PathBuf::from("policies")).load().unwrap().types;
+        let types = PolicyFiles::new(&files, &PathBuf::from("policies")).load(&[]).unwrap().types;
         let types = Types::compile(&EntitiesConfig::default(), &ConsentsConfig::default(), types, &files).unwrap();
         let (mapping, plans) = Mapping::compile(types, &loaded.config.routes.value, &[], &[]).unwrap();
         let mut routes = RouteTable::default();
@@ -502,7 +436,7 @@ routes:
             let now = Timestamp::from_seconds(1);
             // Some claims stand twice or are not numbers that JSON can carry: then there is no token.
             let Ok(verified) = runtime.block_on(issuers.verify(presented.token, now)) else { return Ok(()) };
-            let names = Names::of(&verified);
+            let names = mapping.names(&verified).unwrap();
             let Ok(subject) = mapping.subject(Arc::new(verified), names) else { return Ok(()) };
             let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap().unwrap();
             let possession = issuers.possession(subject.token(), &presented, &inbound, now).unwrap();

@@ -73,8 +73,8 @@ struct EntityType {
     attributes: Record,
     /// What its entities may be in.
     parents: Vec<EntityTypeName>,
-    /// What entities of the type have that nothing in the house supplies.
-    unsupplied: Option<&'static str>,
+    /// What its tags are, if it has any.
+    tags: Option<Type>,
 }
 
 impl SchemaTypes {
@@ -95,14 +95,9 @@ impl SchemaTypes {
         for (namespace, definition) in namespaces {
             for (name, entity) in members(definition, "entityTypes") {
                 let shape = entity.get("shape").map_or_else(|| Ok(Record::new()), |shape| reader.record(shape))?;
-                let unsupplied =
-                    if entity.get("memberOfTypes").and_then(Value::as_array).is_some_and(|it| !it.is_empty()) {
-                        Some("parents")
-                    } else {
-                        entity.get("tags").filter(|tags| !tags.is_null()).map(|_| "tags")
-                    };
+                let tags = entity.get("tags").filter(|tags| !tags.is_null()).map(|tags| reader.ty(tags)).transpose()?;
                 let parents = type_names(entity, "memberOfTypes")?;
-                let entity = EntityType { attributes: shape, parents, unsupplied };
+                let entity = EntityType { attributes: shape, parents, tags };
                 types.entities.insert(type_name(&qualified(namespace, name))?, entity);
             }
             for (name, action) in members(definition, "actions") {
@@ -128,9 +123,14 @@ impl SchemaTypes {
         self.entities.get(name).map(|entity| &entity.attributes)
     }
 
-    /// What entities of a type have (parents, tags) that nothing supplies, so that policies about it never apply.
-    pub fn unsupplied(&self, name: &EntityTypeName) -> Option<&'static str> {
-        self.entities.get(name)?.unsupplied
+    /// What the tags of entities of a type are, if they have any.
+    pub fn tags(&self, name: &EntityTypeName) -> Option<&Type> {
+        self.entities.get(name)?.tags.as_ref()
+    }
+
+    /// Whether entities of a type may be in others.
+    pub fn has_parents(&self, name: &EntityTypeName) -> bool {
+        self.entities.get(name).is_some_and(|entity| !entity.parents.is_empty())
     }
 
     /// Whether entities of type `name` may be in one of type `parent`.
@@ -251,7 +251,7 @@ mod tests {
 
     const BODY: &str = "
         entity User enum [\"a\"];
-        entity Agent in [User] = { id: String, since?: datetime };
+        entity Agent in [User] = { id: String, since?: datetime } tags String;
         entity Data = { owner: User, size: Long, tags: Set<String>, ok: Bool };
         type Token = { scope: Set<String>, from: { ip: ipaddr, ratio?: decimal, ttl?: duration } };
         action read, write appliesTo { principal: [Agent], resource: [Data], context: { token: Token, for?: User } };
@@ -275,8 +275,9 @@ mod tests {
             let Type::Record(from) = &token["from"].ty else { panic!("{token:?}") };
             assert_eq!(from["ip"].ty, Type::Extension(Extension::Ip));
             assert_eq!(types.action_names().len(), 2);
-            assert_eq!(types.unsupplied(&format!("{prefix}Agent").parse().unwrap()), Some("parents"));
-            assert_eq!(types.unsupplied(&user), None);
+            let agent = format!("{prefix}Agent").parse().unwrap();
+            assert_eq!((types.has_parents(&agent), types.tags(&agent)), (true, Some(&Type::String)));
+            assert_eq!((types.has_parents(&user), types.tags(&user)), (false, None));
         }
     }
 }

@@ -156,16 +156,15 @@ pub(super) struct Draft {
     pub(super) uid: EntityUid,
     pub(super) attributes: HashMap<String, RestrictedExpression>,
     pub(super) parents: HashSet<EntityUid>,
-}
-
-impl From<Entity> for Draft {
-    fn from(entity: Entity) -> Self {
-        let (uid, attributes, parents) = entity.into_inner();
-        Self { uid, attributes, parents }
-    }
+    pub(super) tags: HashMap<String, RestrictedExpression>,
 }
 
 impl Draft {
+    /// Of which nothing is known.
+    pub(super) fn of(uid: EntityUid) -> Self {
+        Self { uid, attributes: HashMap::new(), parents: HashSet::new(), tags: HashMap::new() }
+    }
+
     /// The entity, if all is known that the schema requires.
     ///
     /// # Errors
@@ -185,7 +184,8 @@ impl Draft {
     /// `ClaimMissing`, for a value that Cedar does not take.
     pub(super) fn seal(self) -> Result<Entity, MappingError> {
         let kind = self.uid.type_name().to_string();
-        Entity::new(self.uid, self.attributes, self.parents).map_err(|_| MappingError::ClaimMissing(kind))
+        let whole = Entity::new_with_tags(self.uid, self.attributes, self.parents, self.tags);
+        whole.map_err(|_| MappingError::ClaimMissing(kind))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who asks, as Cedar sees them: built once per token and kept beside it.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -52,11 +52,11 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names in `token`.
-    pub fn of(token: &VerifiedToken) -> Self {
+    /// The names in `token`, of which `agent` is the principal's Cedar id.
+    pub(super) fn of(token: &VerifiedToken, agent: String) -> Self {
         Self {
             issuer: token.issuer().into(),
-            agent: token.agent_id().into(),
+            agent: agent.into(),
             user: token.user_id().map(Arc::from),
             user_issuer: token.user_issuer().map(Arc::from),
             actors: token.actors().iter().map(|actor| actor.as_str().to_owned()).collect(),
@@ -94,12 +94,17 @@ impl Subject {
         let mut origins = Vec::new();
         // INVARIANT: the operator's word goes before the token's.
         let agent = uid(&types.agent, &names.agent);
-        let said = [("clients", said), ("token", Some(token.claims()))];
+        let own = types.profile.attributes(&token);
+        let said = [("clients", said), ("token", Some(&own)), ("token", Some(token.claims()))];
+        let profile = &types.profile;
+        let (parents, tags) = (profile.parents(&token)?, profile.tags(&token));
+        let agent = Draft { uid: agent, attributes: HashMap::new(), parents: parents.into_iter().collect(), tags };
         let agent = entity(agent, types, Side::Agent, &said, &mut origins)?;
         let user = match (&names.user, token.delegation()) {
             (Some(id), Some(delegation)) => {
                 let said = [("token", Some(delegation.attributes()))];
-                Some(entity(uid(&types.user, id), types, Side::User, &said, &mut origins)?)
+                let user = types.user.as_ref().map(|kind| Draft::of(uid(kind, id)));
+                user.map(|user| entity(user, types, Side::User, &said, &mut origins)).transpose()?
             }
             _ => None,
         };
@@ -145,7 +150,7 @@ impl Subject {
                 ("token", Type::Record(claims)) => Some(self.token_record(claims)?),
                 ("delegation", Type::Record(fields)) => self.delegation(fields)?,
                 // What the request itself adds is another's.
-                ("request" | "consent", _) => continue,
+                ("request" | "consent" | "input", _) => continue,
                 ("onBehalfOf", _) => self.user.as_ref().map(|user| RestrictedExpression::new_entity_uid(user.uid())),
                 _ => None,
             };
@@ -212,13 +217,12 @@ fn uid(type_name: &cedar_policy::EntityTypeName, id: &str) -> EntityUid {
 /// An entity with those attributes of its type that are `said` of it, the earlier word before the later, and with what is
 /// written down of it. What a source is to be asked for each time may be open.
 fn entity(
-    uid: EntityUid,
+    mut draft: Draft,
     types: &Types,
     side: Side,
     said: &[(&'static str, Option<&Map<String, Value>>)],
     origins: &mut Vec<Origin>,
 ) -> Result<Entity, MappingError> {
-    let mut draft = Draft { uid, attributes: HashMap::new(), parents: HashSet::new() };
     let of = side.name();
     if let Some(shape) = types.schema.entity(draft.uid.type_name()) {
         for (source, values) in said {

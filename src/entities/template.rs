@@ -6,7 +6,7 @@ use http::{HeaderName, header};
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
-use super::{MappingError, circumstances::host, subject::Subject};
+use super::{MappingError, subject::Subject};
 use crate::request::{Inbound, headers::only, route::Parameters};
 
 /// Literal text and holes.
@@ -117,6 +117,19 @@ impl Hole {
         }
     }
 
+    fn is_there(&self, from: Filling<'_>) -> bool {
+        match self {
+            Self::Token(_) | Self::UserMember(_) => self.claim(from.subject).is_some_and(|claim| !claim.is_null()),
+            Self::Query(name) => {
+                let query = from.inbound.target().query().unwrap_or_default();
+                form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == *name)
+            }
+            Self::Header(name) => from.inbound.headers().contains_key(name),
+            Self::User => from.subject.names().user.is_some(),
+            Self::Path(_) | Self::Agent | Self::Peer | Self::Host | Self::Method => true,
+        }
+    }
+
     fn fill(&self, from: Filling<'_>) -> Option<String> {
         let text = match self {
             Self::Path(name) => from.parameters.get(name)?.into_owned(),
@@ -139,7 +152,7 @@ impl Hole {
             }
             Self::Header(name) => only(from.inbound.headers(), name).ok()??.to_str().ok()?.to_owned(),
             Self::Peer => from.inbound.peer()?.to_canonical().to_string(),
-            Self::Host => host(from.inbound).ok()??,
+            Self::Host => from.inbound.host().ok()??,
             Self::Method => from.inbound.method().to_string(),
         };
         (!text.is_empty()).then_some(text)
@@ -196,6 +209,11 @@ impl TextTemplate {
         })
     }
 
+    /// Whether the host that the client addresses is in it.
+    pub(super) fn names_host(&self) -> bool {
+        self.holes().any(|hole| *hole == Hole::Host)
+    }
+
     /// The first hole that whoever sends a request fills as it likes.
     pub(super) fn said_by_client(&self) -> Option<String> {
         self.holes().find(|hole| hole.is_said_by_client()).map(Hole::name)
@@ -211,6 +229,11 @@ impl TextTemplate {
             Some(Hole::Header(_)) => "header",
             Some(Hole::Peer | Hole::Host | Hole::Method) => "request",
         }
+    }
+
+    /// Whether anything is there to fill its holes with, be it what cannot be taken.
+    pub(super) fn is_there(&self, from: Filling<'_>) -> bool {
+        self.holes().all(|hole| hole.is_there(from))
     }
 
     /// The text with its holes filled.

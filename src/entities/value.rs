@@ -79,6 +79,10 @@ pub fn expression_of_text(ty: &Type, text: String) -> Option<RestrictedExpressio
             "false" => Some(RestrictedExpression::new_bool(false)),
             _ => None,
         },
+        // A whole number is a decimal too.
+        Type::Extension(Extension::Decimal) if text.parse::<i64>().is_ok() => {
+            Some(RestrictedExpression::new_decimal(format!("{text}.0")))
+        }
         Type::Set(_) | Type::Record(_) => None,
         Type::String | Type::Entity(_) | Type::Extension(_) => expression(ty, &Value::String(text)),
     }

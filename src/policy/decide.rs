@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cedar_policy::{AuthorizationError, Decision as Effect, Entities, PolicyId, Request};
 
-use super::{Policies, PolicyNote};
+use super::{Policies, PolicyNote, stores::OnError};
 use crate::entities::{DecisionRequest, Side};
 
 /// What the policies say to a question.
@@ -64,12 +64,15 @@ impl Allowed {
 }
 
 impl Policies {
-    /// Decides `question`, which each of its principals must be allowed: a policy that errs denies, else a forbid that
-    /// applies denies, else a permit that applies allows, else nothing does.
+    /// Decides `question`, which each of its principals must be allowed: a policy that errs denies, unless the store passes
+    /// it over, else a forbid that applies denies, else a permit that applies allows, else nothing does.
     pub fn decide(&self, question: &DecisionRequest) -> Decision {
         let mut determining = Vec::new();
         for (side, request) in &question.requests {
-            let Evaluation { erred, forbids, permits } = self.evaluate(request, &question.entities);
+            let Evaluation { mut erred, forbids, permits } = self.evaluate(request, &question.entities);
+            if self.on_error == OnError::AcceptSkippedPolicies {
+                erred.clear();
+            }
             let denied = |reason, determining| {
                 Decision(Err(Denied { reason, side: Some(*side), determining: in_order(determining) }))
             };
@@ -246,7 +249,8 @@ mod tests {
     }
 
     fn indexed<'a>(policies: impl Iterator<Item = &'a Policy>) -> Policies {
-        Policies { index: Index::build(policies).unwrap(), notes: HashMap::new(), authorizer: Authorizer::new() }
+        let index = Index::build(policies).unwrap();
+        Policies { index, notes: HashMap::new(), authorizer: Authorizer::new(), on_error: OnError::Deny }
     }
 
     fn ids(notes: &[Arc<PolicyNote>]) -> BTreeSet<&str> {

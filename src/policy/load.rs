@@ -17,6 +17,7 @@ use super::{
     index::Index,
     links::{self, Linked},
     nesting::{NESTING_MAX, OPERATORS_MAX, too_deep},
+    stores::{DEFAULT, OnError, Store, StoreConfig, Stores},
 };
 use crate::{
     base::{
@@ -42,53 +43,109 @@ pub struct PolicyFiles<'a> {
     pub files: &'a Files,
     /// The folder.
     pub folder: &'a Path,
+    /// What policies without `@id` are called.
+    pub ids: Ids,
+}
+
+/// What policies without `@id` are called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ids {
+    /// They are refused: records could not say which one decided.
+    #[default]
+    Required,
+    /// By their file, as where policies are kept under names of their own: `orders/read`, `orders/all#2`.
+    ByFile,
 }
 
 /// Policies, the types of their schema, and what Cedar finds odd but not wrong.
 #[derive(Debug)]
 pub struct Loaded {
     /// The policies.
-    pub policies: Policies,
+    pub stores: Stores,
     /// The schema's types.
     pub types: SchemaTypes,
     /// What deserves a look.
     pub warnings: Problems,
 }
 
+/// What is special about a store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Settings {
+    pub(super) on_error: OnError,
+    pub(super) level_max: Option<u32>,
+}
+
 impl PolicyFiles<'_> {
-    /// Loads and validates.
+    /// Loads and validates the folder, which is the default store, and the stores beside it.
     ///
     /// # Errors
     /// Every [`Problem`] found.
-    pub fn load(self) -> Result<Loaded, Problems> {
+    pub fn load(self, stores: &[StoreConfig]) -> Result<Loaded, Problems> {
         // Cedar's parser and validator recurse as deep as a text nests: that depth has a limit, and room on this stack.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("policies".into()).stack_size(LOAD_STACK_BYTES);
-            let loading = thread.spawn_scoped(scope, || self.load_here());
+            let loading = thread.spawn_scoped(scope, || self.load_here(stores));
             let loading = loading.map_err(|error| Problem::new(format!("no thread to load policies: {error}")))?;
             loading.join().unwrap_or_else(|_| Err(Problem::new("loading the policies failed inside Cedar").into()))
         })
     }
 
-    fn load_here(self) -> Result<Loaded, Problems> {
+    fn load_here(self, configs: &[StoreConfig]) -> Result<Loaded, Problems> {
         let mut problems = Problems::default();
         let schema = problems.keep(self.schema());
-        let mut set = CheckedSet::default();
+        let (mut stores, mut warnings) = (Vec::new(), Problems::default());
+        let known = schema.as_ref().map(|(schema, _)| schema);
+        let default = configs.iter().find(|config| config.name.value == DEFAULT);
+        let settings = default.map_or_else(|| Ok(Settings::default()), StoreConfig::settings);
+        if let Some(settings) = problems.keep(settings) {
+            let policies = problems.keep(self.set(known, settings, &mut warnings));
+            stores.extend(policies.map(|policies| Store { name: None, policies }));
+        }
+        let mut names = HashSet::new();
+        for config in configs {
+            let name = &config.name;
+            if !names.insert(name.value.as_str()) || name.value.is_empty() {
+                problems
+                    .push(Problem::at(name, "two stores have one name, or none").fix("give each a name of its own"));
+            }
+            let Some(folder) = &config.folder else {
+                if name.value != DEFAULT {
+                    problems.push(Problem::at(name, "a store without policies").fix("say where they are: `folder`"));
+                }
+                continue;
+            };
+            if name.value == DEFAULT {
+                problems
+                    .push(Problem::at(folder, "`default` is the store that `policies` names").fix("remove `folder`"));
+                continue;
+            }
+            let Some(settings) = problems.keep(config.settings()) else { continue };
+            let files = PolicyFiles { folder: &folder.value, ..self };
+            let policies = problems.keep(files.set(known, settings, &mut warnings));
+            stores.extend(policies.map(|policies| Store { name: Some(name.value.as_str().into()), policies }));
+        }
+        let stores = problems.keep(Stores::new(stores, configs));
+        let loaded = schema.zip(stores).map(|((_, types), stores)| Loaded { stores, types, warnings });
+        problems.into_result(loaded)
+    }
+
+    /// The policies of a folder, which `schema` must know.
+    fn set(self, schema: Option<&Schema>, settings: Settings, warnings: &mut Problems) -> Result<Policies, Problems> {
+        let mut problems = Problems::default();
+        let mut set = CheckedSet { ids: self.ids, folder: self.folder.to_owned(), ..CheckedSet::default() };
         for source in problems.keep(self.sources()).unwrap_or_default() {
             problems.keep(set.add(&source));
         }
         if let Some(source) = problems.keep(self.links()).flatten() {
             problems.keep(set.link(&source));
         }
-        let warnings = schema.as_ref().map(|(schema, _)| set.validate(schema, &mut problems)).unwrap_or_default();
+        if let Some(schema) = schema {
+            warnings.0.extend(set.validate(schema, settings.level_max, &mut problems).0);
+        }
         let index = Index::build(set.policies.policies()).map_err(|error| Problem::new(error.to_string()));
         let index = problems.keep(index);
-        let loaded = schema.zip(index).map(|((_, types), index)| Loaded {
-            policies: Policies { index, notes: set.notes, authorizer: Authorizer::new() },
-            types,
-            warnings,
-        });
-        problems.into_result(loaded)
+        let (notes, authorizer, on_error) = (set.notes, Authorizer::new(), settings.on_error);
+        problems.into_result(index.map(|index| Policies { index, notes, authorizer, on_error }))
     }
 
     fn schema(self) -> Result<(Schema, SchemaTypes), Problems> {
@@ -144,6 +201,8 @@ impl PolicyFiles<'_> {
 
 #[derive(Default)]
 struct CheckedSet {
+    ids: Ids,
+    folder: PathBuf,
     policies: PolicySet,
     notes: HashMap<PolicyId, Arc<PolicyNote>>,
     sources: HashMap<PolicyId, Arc<Source>>,
@@ -163,16 +222,31 @@ impl CheckedSet {
         for template in parsed.templates() {
             problems.keep(self.add_template(template, source));
         }
+        let alone = parsed.policies().count() == 1;
         for policy in parsed.policies() {
-            problems.keep(self.add_policy(policy, source));
+            problems.keep(self.add_policy(policy, source, alone));
         }
         problems.into_result(Some(()))
     }
 
-    fn add_policy(&mut self, policy: &Policy, source: &Arc<Source>) -> Result<(), Problem> {
+    fn add_policy(&mut self, policy: &Policy, source: &Arc<Source>, alone: bool) -> Result<(), Problem> {
         let note = |name: &str| policy.annotation(name).filter(|text| !text.is_empty()).map(str::to_owned);
-        let id = note("id").ok_or_else(|| nameless(policy.id(), source))?;
+        let id = match (note("id"), self.ids) {
+            (Some(id), _) => id,
+            (None, Ids::ByFile) => self.by_file(policy.id(), source, alone),
+            (None, Ids::Required) => return Err(nameless(policy.id(), source)),
+        };
         self.insert(policy.new_id(PolicyId::new(&id)), id, [note("reason"), note("advice")], source)
+    }
+
+    /// What a policy is called by its file.
+    fn by_file(&self, id: &PolicyId, source: &Source, alone: bool) -> String {
+        let path = Path::new(&source.name).with_extension("");
+        let file = path.strip_prefix(&self.folder).unwrap_or(&path).display().to_string();
+        match number(id) {
+            Some(number) if !alone => format!("{file}#{number}"),
+            _ => file,
+        }
     }
 
     fn add_template(&mut self, template: &Template, source: &Arc<Source>) -> Result<(), Problem> {
@@ -227,13 +301,17 @@ impl CheckedSet {
         }
     }
 
-    fn validate(&self, schema: &Schema, problems: &mut Problems) -> Problems {
+    fn validate(&self, schema: &Schema, level_max: Option<u32>, problems: &mut Problems) -> Problems {
         let mut whole = self.policies.clone();
         for (id, template) in &self.templates {
             // INVARIANT: no policy has a template's id.
             let _ = whole.add_template(template.new_id(PolicyId::new(id)));
         }
-        let result = Validator::new(schema.clone()).validate(&whole, ValidationMode::Strict);
+        let validator = Validator::new(schema.clone());
+        let result = match level_max {
+            None => validator.validate(&whole, ValidationMode::Strict),
+            Some(level) => validator.validate_with_level(&whole, ValidationMode::Strict, level),
+        };
         let place = |id: &PolicyId, error: &dyn miette::Diagnostic| match self.sources.get(id) {
             Some(source) => Problem::from_cedar(error, source),
             None => Problem::new(error.to_string()),
@@ -259,16 +337,20 @@ fn nameless(id: &PolicyId, source: &Arc<Source>) -> Problem {
         .within(source)
 }
 
-/// Cedar numbers the policies of a text `policy0`, `policy1`, …
-fn position(id: &PolicyId) -> String {
+/// Which of the policies of a text it is, from 1. Cedar numbers them `policy0`, `policy1`, …
+fn number(id: &PolicyId) -> Option<usize> {
     let number = id.to_string().strip_prefix("policy").and_then(|number| number.parse::<usize>().ok());
-    number.map_or_else(|| format!("policy `{id}`"), |index| format!("policy number {}", index.saturating_add(1)))
+    number.map(|index| index.saturating_add(1))
+}
+
+fn position(id: &PolicyId) -> String {
+    number(id).map_or_else(|| format!("policy `{id}`"), |number| format!("policy number {number}"))
 }
 
 impl<'a> PolicyFiles<'a> {
     /// The folder `folder` of `files`.
     pub fn new(files: &'a Files, folder: &'a PathBuf) -> Self {
-        Self { files, folder }
+        Self { files, folder, ids: Ids::Required }
     }
 }
 
@@ -281,7 +363,7 @@ mod tests {
 
     fn load(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
         let files = Files::memory(files.iter().copied());
-        PolicyFiles::new(&files, &PathBuf::from("p")).load()
+        PolicyFiles::new(&files, &PathBuf::from("p")).load(&[])
     }
 
     fn problem(policy: &str) -> String {
@@ -293,8 +375,8 @@ mod tests {
     fn policies_keep_their_ids_and_annotations() {
         let text = "@id(\"a\") @reason(\"because\") permit (principal, action, resource);";
         let loaded = load(&[("p/schema.cedarschema", SCHEMA_TEXT), ("p/a.cedar", text), ("p/no.txt", "?")]).unwrap();
-        assert_eq!(loaded.policies.len(), 1);
-        let note = &loaded.policies.notes[&PolicyId::new("a")];
+        assert_eq!(loaded.stores.len(), 1);
+        let note = &loaded.stores.choose(None, || None).unwrap().policies.notes[&PolicyId::new("a")];
         assert_eq!((note.reason.as_deref(), note.advice.as_deref()), (Some("because"), None));
     }
 
@@ -340,11 +422,14 @@ mod tests {
             )
         };
         let loaded = linked(&format!("[{}, {}]", link("l1", "a"), link("l2", "b\\\"c"))).unwrap();
-        assert_eq!((loaded.policies.len(), loaded.warnings.0.len()), (2, 0));
-        assert_eq!(loaded.policies.notes[&PolicyId::new("l2")].reason.as_deref(), Some("shared"));
+        assert_eq!((loaded.stores.len(), loaded.warnings.0.len()), (2, 0));
+        assert_eq!(
+            loaded.stores.choose(None, || None).unwrap().policies.notes[&PolicyId::new("l2")].reason.as_deref(),
+            Some("shared")
+        );
         let unused = load(&[("p/schema.cedarschema", SCHEMA_TEXT), ("p/a.cedar", TEMPLATE)]).unwrap();
         assert!(unused.warnings.to_string().contains("template `share` is linked to nothing"));
-        assert_eq!(unused.policies.len(), 0);
+        assert_eq!(unused.stores.len(), 0);
         let principal = r#""?principal": { "type": "Agent", "id": "a" }"#;
         for (links, shown) in [
             (format!("[{}, {}]", link("l", "a"), link("l", "b")), "stands twice"),

@@ -5,6 +5,7 @@ mod index;
 mod links;
 mod load;
 mod nesting;
+pub mod stores;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,7 +13,8 @@ use cedar_policy::{Authorizer, PolicyId};
 
 pub use self::decide::{Allowed, Decision, Denied, DenyReason};
 use self::index::Index;
-pub use self::load::{Loaded, PolicyFiles};
+pub use self::load::{Ids, Loaded, PolicyFiles};
+use self::stores::OnError;
 
 /// A policy as records and refusals speak of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub struct Policies {
     index: Index,
     notes: HashMap<PolicyId, Arc<PolicyNote>>,
     authorizer: Authorizer,
+    on_error: OnError,
 }
 
 impl std::fmt::Debug for Policies {

@@ -87,6 +87,10 @@ pub enum RequestError {
     HeadTooLarge,
 }
 
+/// `Host` is there and names no host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoHost;
+
 impl From<AmbiguousRoute> for RequestError {
     fn from(_: AmbiguousRoute) -> Self {
         Self::AmbiguousPath
@@ -128,6 +132,16 @@ impl<'a> Inbound<'a> {
     /// The header fields.
     pub const fn headers(&self) -> &'a HeaderMap {
         self.headers
+    }
+    /// The host that the client addresses: lower case, without port and without a dot at its end.
+    ///
+    /// # Errors
+    /// Where `Host` names none.
+    pub fn host(&self) -> Result<Option<String>, NoHost> {
+        let Some(field) = self.headers.get(header::HOST) else { return Ok(None) };
+        let authority: http::uri::Authority = field.to_str().map_err(|_| NoHost)?.parse().map_err(|_| NoHost)?;
+        let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
+        if name.is_empty() || authority.as_str().contains('@') { Err(NoHost) } else { Ok(Some(name)) }
     }
     /// The address of the other end of the connection.
     pub const fn peer(&self) -> Option<IpAddr> {

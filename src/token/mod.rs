@@ -170,6 +170,10 @@ impl VerifiedToken {
     pub fn agent_id(&self) -> String {
         self.rules.agent_id(&self.client)
     }
+    /// The Cedar id of an agent, or of a group of agents, that this token names.
+    pub fn agents_id(&self, named: &Identifier) -> String {
+        self.rules.agent_id(named)
+    }
     /// The user's Cedar id, if there is a delegation.
     pub fn user_id(&self) -> Option<String> {
         self.delegation().map(|delegation| self.rules.user_id(delegation.user()))

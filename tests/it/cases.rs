@@ -28,7 +28,7 @@ struct File {
 struct Given {
     /// The whole configuration; by default the repository's own.
     config: Option<String>,
-    /// Policy files by name, over the repository's own.
+    /// Policy files by name, over the repository's own; those that begin with `/` are beside the folder of policies.
     policies: BTreeMap<String, String>,
 }
 
@@ -233,8 +233,8 @@ fn hmac_token(header: &str, payload: &str, secret: &[u8]) -> String {
 async fn run(file: &Path) -> (usize, Vec<String>) {
     let text = std::fs::read_to_string(file).unwrap();
     let parsed: File = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let policies: Vec<_> =
-        parsed.given.policies.iter().map(|(name, text)| (format!("policies/{name}"), text.clone())).collect();
+    let path = |name: &str| name.strip_prefix('/').map_or_else(|| format!("policies/{name}"), str::to_owned);
+    let policies: Vec<_> = parsed.given.policies.iter().map(|(name, text)| (path(name), text.clone())).collect();
     let mut house = House::build(parsed.given.config.as_deref(), &policies, NOW).await;
     let mut failed = Vec::new();
     for case in &parsed.cases {

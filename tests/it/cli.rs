@@ -43,7 +43,7 @@ fn folder(config: &str) -> (tempfile::TempDir, PathBuf) {
 fn the_repositorys_own_configuration_is_good() {
     let checked = run(&["check"]);
     assert!(checked.status.success(), "{}", text(&checked.stderr));
-    assert_eq!(text(&checked.stdout), "config.yaml: good (1 routes, 2 policies)\n");
+    assert_eq!(text(&checked.stdout), "config.yaml: good (1 routes, 3 policies)\n");
     assert_eq!(text(&checked.stderr), "");
 }
 

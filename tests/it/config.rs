@@ -299,6 +299,62 @@ fn routes_fit_the_schema() {
 }
 
 #[test]
+fn stores_are_told_apart_and_hosts_are_seen_by_the_upstream() {
+    let named = |stores: &str, shown: &str| with("routes:", &format!("stores:\n{stores}\nroutes:"), &[shown]);
+    named("- { name: a }", "a store without policies");
+    named("- { name: default, folder: policies }", "`default` is the store that `policies` names");
+    named("- { name: a, folder: policies }\n- { name: a, folder: policies }", "two stores have one name");
+    named("- { name: a, folder: nowhere }", "folder `nowhere` holds no `.cedar` file");
+    named("- { name: a, folder: policies, level_max: 0 }", "`level_max` is out of range");
+    named("- { name: a, folder: policies, hosts: [A.example] }", "not a host");
+    named("- { name: a, folder: policies, hosts: ['a.example:80/'] }", "not a host");
+    named(
+        "- { name: a, folder: policies, hosts: [a.example] }\n- { name: default, hosts: [a.example] }",
+        "this host stands twice",
+    );
+    named("- { name: default, hosts: [a.example] }", "the upstream does not see it");
+    with("    action: readOnly", "    action: readOnly\n    store: other", &["there is no store `other`"]);
+    with("UserData::\"{path.userId}\"", "UserData::\"{host}\"", &["the upstream does not see it"]);
+    assert_eq!(problems_of(&MINIMAL.replace("routes:", "stores: [{ name: default, hosts: ['*'] }]\nroutes:")), "");
+}
+
+#[test]
+fn how_far_policies_look_can_be_bounded() {
+    let schema = "entity User, Agent; entity Team = { open: Bool }; entity Doc = { owner: User, team?: Team };
+        action read appliesTo { principal: [Agent], resource: [Doc], context: {} };";
+    let policy = "@id(\"a\") permit (principal, action, resource)
+        when { resource has team && resource.team.open };";
+    let text = |level: &str| {
+        format!(
+            "listen: 127.0.0.1:0\nupstream: {{ url: 'http://127.0.0.1:1' }}\nstores: [{{ name: default{level} }}]\nissuers:\n\
+             - oidc_generic: {{ issuer: 'https://a.example', audiences: [api] }}\nroutes:\n\
+             - {{ methods: [GET], path: '/{{id}}', action: read, resource: 'Doc::\"{{path.id}}\"', attributes: {{ owner: 'User::\"{{path.id}}\"' }} }}\n"
+        )
+    };
+    let files = Files::memory([("policies/schema.cedarschema", schema), ("policies/p.cedar", policy)]);
+    let problems = |level: &str| {
+        let loaded = config::parse("config.yaml".into(), text(level), files.clone()).unwrap();
+        loaded.compile().map_or_else(|problems| problems.to_string(), |_| String::new())
+    };
+    assert_eq!(problems(""), "");
+    assert_eq!(problems(", level_max: 2"), "");
+    assert!(problems(", level_max: 1").contains("level"), "{}", problems(", level_max: 1"));
+}
+
+#[test]
+fn a_foreign_profile_needs_what_its_policies_take_for_granted() {
+    let profile =
+        |entities: &str, shown: &[&str]| with("routes:", &format!("entities: {{ {entities} }}\nroutes:"), shown);
+    profile("principal_claim: sub", &["`principal_claim`, but the principal is the client"]);
+    profile(
+        "profile: avp",
+        &["Verified Permissions knows principals as `<pool id>|<sub>`", "nothing says what users are"],
+    );
+    profile("groups: { claim: g, type: Nothing }", &["the schema lets no `Agent` be in a `Nothing`"]);
+    profile("profile: other", &["unknown variant `other`"]);
+}
+
+#[test]
 fn other_settings_are_held_to_their_ranges() {
     for (line, shown) in [
         ("identity: { user_header: Authorization }", "cannot carry an identity"),

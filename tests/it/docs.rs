@@ -96,10 +96,12 @@ fn every_setting_is_described() {
         "src/entities/consent.rs",
         "src/entities/lookup/plan.rs",
         "src/entities/mod.rs",
-        "src/entities/plan.rs",
+        "src/entities/profile.rs",
+        "src/entities/route.rs",
         "src/entities/sources.rs",
         "src/forward/identity.rs",
         "src/forward/upstream.rs",
+        "src/policy/stores.rs",
     ];
     let exist: BTreeSet<String> = files.iter().flat_map(|file| settings(file)).collect();
     assert!(exist.len() > 40, "{exist:?}");
@@ -138,6 +140,7 @@ fn every_field_of_a_record_is_described() {
         resource: Some(String::new()),
         missing: Some(String::new()),
         side: Some(""),
+        store: Some("".into()),
         attributes: vec![Origin { of: "", name: "".into(), source: "".into(), age_s: Some(0) }],
         ..Record::default()
     };
@@ -207,13 +210,15 @@ fn the_example_of_sources_can_be_used() {
 
 #[test]
 fn every_row_of_the_truth_tables_is_a_case() {
-    let cases = ["policies", "principals"].map(|name| house::repository(&format!("tests/cases/{name}.yaml"))).concat();
+    let cases = ["policies", "principals", "stores"]
+        .map(|name| house::repository(&format!("tests/cases/{name}.yaml")))
+        .concat();
     let page = house::repository("docs/deciding.md");
     let tables = page.split("the case that shows it |").skip(1);
     let rows =
         tables.flat_map(|table| table.lines().skip(2).take_while(|line| line.starts_with('|')).collect::<Vec<_>>());
     let named: Vec<_> = rows.map(|row| row.trim_matches(['|', ' ']).rsplit('|').next().unwrap().trim()).collect();
-    assert_eq!(named.len(), 9, "{named:?}");
+    assert_eq!(named.len(), 11, "{named:?}");
     for name in named {
         assert!(cases.contains(&format!("  - name: {name}\n")), "there is no case `{name}`");
     }

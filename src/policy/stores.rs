@@ -1,0 +1,144 @@
+//! Named sets of policies under one schema, chosen by route or by host.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use super::{Policies, load::Settings};
+use crate::base::problem::{Problem, Problems, bounded};
+
+/// The store that `policies` names.
+pub const DEFAULT: &str = "default";
+
+/// Any host that no other store names.
+const ANY_HOST: &str = "*";
+
+/// An entry of `stores`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Its name, for routes and records. `default` is the store that `policies` names.
+    pub name: Spanned<String>,
+    /// The folder with its `*.cedar`; the schema is that of `policies`. Required, but for `default`.
+    pub folder: Option<Spanned<PathBuf>>,
+    /// The hosts whose requests it decides, where their route names no store; `*` for any other.
+    #[serde(default)]
+    pub hosts: Vec<Spanned<String>>,
+    /// What a policy in scope that errs makes of a decision. Default: a denial.
+    #[serde(default)]
+    pub on_error: OnError,
+    /// How many steps away from principal, resource and context policies may look (RFC 76 of Cedar). Default: any.
+    pub level_max: Option<Spanned<u32>>,
+}
+
+/// What a policy in scope that errs makes of a decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// A denial, whatever other policies say.
+    #[default]
+    Deny,
+    /// Nothing: it is passed over, a `forbid` too, as Cedar does it.
+    AcceptSkippedPolicies,
+}
+
+impl StoreConfig {
+    pub(super) fn settings(&self) -> Result<Settings, Problem> {
+        let level_max =
+            self.level_max.as_ref().map(|level| bounded(Some(level), "level_max", 0, 1..=64)).transpose()?;
+        Ok(Settings { on_error: self.on_error, level_max })
+    }
+}
+
+/// A store.
+#[derive(Debug)]
+pub struct Store {
+    /// Its name, where it is not [`DEFAULT`].
+    pub name: Option<std::sync::Arc<str>>,
+    /// What is in it.
+    pub policies: Policies,
+}
+
+/// Every store.
+#[derive(Debug)]
+pub struct Stores {
+    stores: Vec<Store>,
+    by_host: HashMap<String, usize>,
+    /// For any other host; none where hosts are named and this one is not.
+    other: Option<usize>,
+}
+
+impl Stores {
+    /// Puts stores together; the first is the default one.
+    pub(super) fn new(stores: Vec<Store>, configs: &[StoreConfig]) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let (mut by_host, mut other, mut named) = (HashMap::new(), None, false);
+        let index = |name: &str| stores.iter().position(|store| store.name.as_deref().unwrap_or(DEFAULT) == name);
+        for config in configs {
+            let Some(index) = index(&config.name.value) else { continue };
+            for host in &config.hosts {
+                named = true;
+                let earlier = match host.value.as_str() {
+                    ANY_HOST => other.replace(index),
+                    name if is_host(name) => by_host.insert(name.to_owned(), index),
+                    _ => {
+                        problems.push(
+                            Problem::at(host, "not a host")
+                                .fix("write it in lower case, without port; `*` for any other"),
+                        );
+                        continue;
+                    }
+                };
+                if earlier.is_some() {
+                    problems.push(Problem::at(host, "this host stands twice").fix("leave it with one store"));
+                }
+            }
+        }
+        if !named {
+            other = Some(0);
+        }
+        problems.into_result(Some(Self { stores, by_host, other }))
+    }
+
+    /// Whether the host that a client addresses makes a difference.
+    pub fn depend_on_host(&self) -> bool {
+        !self.by_host.is_empty()
+    }
+
+    /// Whether there is a store of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.named(name).is_some()
+    }
+
+    /// All policies of all stores.
+    pub fn len(&self) -> usize {
+        self.stores.iter().map(|store| store.policies.len()).sum()
+    }
+
+    /// Whether there is no policy, so that nothing is allowed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The store that decides: the one that the route names, or else that of the host. `None` where no store decides for it.
+    pub fn choose(&self, named: Option<&str>, host: impl FnOnce() -> Option<String>) -> Option<&Store> {
+        if let Some(name) = named {
+            return self.named(name);
+        }
+        if !self.depend_on_host() {
+            return self.stores.get(self.other?);
+        }
+        let index = host().and_then(|host| self.by_host.get(&host).copied()).or(self.other)?;
+        self.stores.get(index)
+    }
+
+    fn named(&self, name: &str) -> Option<&Store> {
+        self.stores.iter().find(|store| store.name.as_deref().unwrap_or(DEFAULT) == name)
+    }
+}
+
+fn is_host(name: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]".contains(&byte);
+    !name.is_empty() && name.bytes().all(known) && !name.ends_with('.')
+}
