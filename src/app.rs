@@ -28,14 +28,7 @@ use crate::{
     metrics::Metrics,
     pipeline::Gate,
     reload::{Install, Reloader, Reloads},
-    server::{
-        admin,
-        fetch::HttpFetch,
-        http1::Http1Server,
-        listener::Listener,
-        sql::Sql,
-        tls::{self, Tls},
-    },
+    server::{admin, fetch::HttpFetch, http1::Http1Server, listener::Listener, sql::Sql, tls::Tls},
     snapshot::{Current, Snapshot},
 };
 
@@ -103,8 +96,7 @@ impl App {
         }
         let servers = compiled.servers;
         let fetch = outbound()?;
-        let acceptor = servers.tls.as_ref().map(tls::acceptor).transpose().map_err(StartError::Tls)?;
-        let tls = Arc::new(Tls::new(acceptor));
+        let tls = Arc::new(Tls::new(servers.tls.as_ref()).map_err(StartError::Tls)?);
         let data = bind(servers.listen).await?;
         let operators = bind(servers.admin).await?;
         let outside =
@@ -168,12 +160,12 @@ impl Install for Works {
     async fn install(&self, compiled: Compiled) -> Result<(), Problems> {
         let Compiled { blueprint, servers, .. } = compiled;
         self.check_fixed(&servers)?;
-        let acceptor = servers.tls.as_ref().map(tls::acceptor).transpose().map_err(Problem::new)?;
+        let accepting = self.tls.prepare(servers.tls.as_ref()).map_err(Problem::new)?;
         let snapshot = blueprint.start(&self.outside, Some(&self.current.load()));
         // Keys that are new are there before the first token is verified with them, if they can be had.
         snapshot.issuers().first_attempts().await;
+        self.tls.replace(accepting);
         let before = self.current.replace(snapshot);
-        self.tls.replace(acceptor);
         self.admin_token.store(servers.admin_token.map(Arc::new));
         tokio::spawn(retire(before));
         Ok(())

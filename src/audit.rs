@@ -90,6 +90,9 @@ pub struct Record {
     pub store: Option<Arc<str>>,
     /// Ids of the policies that decided.
     pub policies: Vec<String>,
+    /// Ids of the policies that erred and were passed over, in a store that takes them so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
     /// Whether the token was already known.
     pub token_cached: bool,
     /// From arrival to decision, in microseconds.

@@ -161,14 +161,16 @@ impl Visit {
         let possession = snapshot.issuers.possession(subject.token(), &presented, &inbound, now)?;
         let found = found.ok_or(Refusal::RouteMissing)?;
         self.record.action = Some(found.route.action_name().clone());
-        let store = snapshot.stores.choose(found.route.store(), || inbound.host().ok().flatten());
+        let store = snapshot.stores.choose(found.route.store(), || inbound.host());
         let store = store.ok_or(Refusal::HostUnknown)?;
         self.record.store.clone_from(&store.name);
         let question = snapshot.mapping.question(&snapshot.sources, &found, &subject, &possession, &inbound, now);
         let mut question = question.await?;
         self.record.resource = question.resource();
         self.record.attributes = std::mem::take(&mut question.origins);
-        let allowed = store.policies.decide(&question).into_result()?;
+        let decision = store.policies.decide(&question);
+        self.record.skipped = decision.skipped().iter().map(|note| note.id.clone()).collect();
+        let allowed = decision.into_result()?;
         self.note_policies(allowed.determining());
         let names = subject.names();
         let told = Told {

@@ -34,7 +34,7 @@ const LOOKING_SHARE: u32 = 50;
 /// Files that change are left alone for as long as this, since a change is seldom of one file.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// How often files that go on changing are read again before what was read last is taken.
+/// How often files that go on changing are read again before that is said.
 const UNSETTLED_MAX: usize = 5;
 
 /// What puts a compiled configuration in force.
@@ -164,42 +164,54 @@ struct Keeper<I> {
 
 impl<I: Install> Keeper<I> {
     async fn keep(self, mut sights: Arc<Sights>) {
-        let mut pause = LOOK_EVERY;
+        let (mut pause, mut again) = (LOOK_EVERY, false);
         loop {
             let asked = tokio::select! { () = self.asked.notified() => true, () = sleep(pause) => false };
             let began = Instant::now();
-            let look = sights.clone();
-            let stale = spawn_blocking(move || look.are_stale()).await.unwrap_or_default();
+            let stale = is_stale(&sights).await;
             pause = began.elapsed().saturating_mul(LOOKING_SHARE).max(LOOK_EVERY);
-            if stale || asked {
-                let version = self.read().await;
-                sights = version.sights.clone();
-                self.take(version, asked).await;
+            if stale || asked || again {
+                again = match self.read().await {
+                    Ok(version) => {
+                        let read = version.sights.clone();
+                        self.take(version, asked).await;
+                        sights = read;
+                        false
+                    }
+                    Err(problem) => {
+                        self.refuse(&problem.into());
+                        true
+                    }
+                };
             }
         }
     }
 
     /// Reads a version that does not change while it is read.
-    async fn read(&self) -> Version {
-        let mut version = self.read_once().await;
+    ///
+    /// # Errors
+    /// Where it does, again and again: half of a change may read well and say something else.
+    async fn read(&self) -> Result<Version, Problem> {
         for _ in 0..UNSETTLED_MAX {
+            let version = self.read_once().await?;
             sleep(SETTLE).await;
-            let look = version.sights.clone();
-            if !spawn_blocking(move || look.are_stale()).await.unwrap_or_default() {
-                break;
+            if !is_stale(&version.sights).await {
+                return Ok(version);
             }
-            version = self.read_once().await;
         }
-        version
+        Err(Problem::new("the files go on changing while they are read").fix("write elsewhere, then rename"))
     }
 
-    async fn read_once(&self) -> Version {
+    async fn read_once(&self) -> Result<Version, Problem> {
         let path = self.path.clone();
-        let failed = |error| Version {
-            compiled: Err(Problem::new(format!("the configuration could not be read: {error}")).into()),
-            sights: Arc::default(),
-        };
-        spawn_blocking(move || read(&path)).await.unwrap_or_else(failed)
+        let read = spawn_blocking(move || read(&path)).await;
+        read.map_err(|error| Problem::new(format!("the configuration could not be read: {error}")))
+    }
+
+    fn refuse(&self, problems: &Problems) {
+        let count = problems.0.len();
+        tracing::error!(problems = count, "the configuration is refused; the one in force stays\n{problems}");
+        self.reloads.note_refused(self.clock.now().rfc3339(), problems);
     }
 
     async fn take(&self, version: Version, asked: bool) {
@@ -223,13 +235,14 @@ impl<I: Install> Keeper<I> {
                 tracing::info!(revision, "the configuration was reloaded");
                 self.reloads.note_good(revision);
             }
-            Err(problems) => {
-                let count = problems.0.len();
-                tracing::error!(problems = count, "the configuration is refused; the one in force stays\n{problems}");
-                self.reloads.note_refused(self.clock.now().rfc3339(), &problems);
-            }
+            Err(problems) => self.refuse(&problems),
         }
     }
+}
+
+async fn is_stale(sights: &Arc<Sights>) -> bool {
+    let look = sights.clone();
+    spawn_blocking(move || look.are_stale()).await.unwrap_or(true)
 }
 
 fn read(path: &Path) -> Version {

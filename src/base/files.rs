@@ -30,7 +30,10 @@ pub enum Files {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamp {
     modified: SystemTime,
+    /// When the file was last made another, whatever it says of its age: seconds and nanoseconds.
+    changed: (i64, i64),
     bytes: u64,
+    device: u64,
     inode: u64,
 }
 
@@ -38,7 +41,9 @@ impl Stamp {
     /// That of the file at `path`, wherever links lead to.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
         let found = std::fs::metadata(path)?;
-        Ok(Self { modified: found.modified()?, bytes: found.len(), inode: found.ino() })
+        let changed = (found.ctime(), found.ctime_nsec());
+        let (modified, bytes) = (found.modified()?, found.len());
+        Ok(Self { modified, changed, bytes, device: found.dev(), inode: found.ino() })
     }
 
     /// Whether the file changed so lately that it may change again and keep its stamp.
@@ -148,13 +153,21 @@ impl Files {
         Ok(work())
     }
 
+    /// Where `path` is to be found, whatever links lead there later.
+    ///
+    /// # Errors
+    /// Files in memory are nowhere.
+    pub fn path(&self, path: &Path) -> io::Result<PathBuf> {
+        let Self::Disk { root, .. } = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        Ok(root.join(path))
+    }
+
     /// Where `path` is on disk; a link, as in a mounted volume, stays a link.
     ///
     /// # Errors
     /// Files in memory are nowhere.
     pub fn real(&self, path: &Path) -> io::Result<PathBuf> {
-        let Self::Disk { root, .. } = self else { return Err(io::ErrorKind::Unsupported.into()) };
-        let path = root.join(path);
+        let path = self.path(path)?;
         Ok(path.canonicalize().unwrap_or(path))
     }
 

@@ -6,6 +6,7 @@ pub mod digest;
 pub mod fetch;
 pub mod files;
 pub mod json;
+pub mod names;
 pub mod origin;
 pub mod outside;
 pub mod problem;

@@ -35,9 +35,9 @@ pub type Row = Map<String, Value>;
 /// Why there are no rows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// A parameter is no value of the type that the statement takes it for, so no row can have it.
-    #[error("the parameter is none that could be found")]
-    NoSuchValue,
+    /// The database cannot work with this parameter, or with what it finds by it.
+    #[error("{0}")]
+    Data(String),
     /// The database cannot be asked, or cannot answer.
     #[error("{0}")]
     Failed(String),

@@ -220,7 +220,7 @@ impl Loaded {
         let routes = types.and_then(|types| problems.keep(self.routes(types)));
         if let (Some((mapping, routes)), Some(identity)) = (&routes, &identity) {
             problems.keep(self.forwards_what_it_reads(mapping, routes, identity));
-            problems.keep(stores.as_ref().map_or(Ok(()), |stores| self.check_stores(stores, routes)));
+            problems.keep(stores.as_ref().map_or(Ok(()), |stores| self.check_stores(stores, mapping, routes)));
         }
         let compiled = (|| {
             let (mapping, routes) = routes?;

@@ -39,7 +39,7 @@ pub enum ClientCertificate {
 }
 
 /// What the section's files hold.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Certificates, in PEM.
     pub certificate: String,

@@ -8,6 +8,7 @@ use super::{
     template::{EntityTemplate, Filling, Hole, TextTemplate},
     value::{expression, expression_of_text},
 };
+use crate::base::origin::Origin;
 
 /// What an attribute of the resource is made of.
 #[derive(Clone, Debug)]
@@ -53,18 +54,29 @@ impl AttributeTemplate {
         }
     }
 
-    /// The value, unless what fills it in is none of that type.
+    /// Where records say that it comes from.
+    pub(super) fn origin(&self, of: &'static str, name: &str) -> Origin {
+        Origin { of, name: name.into(), source: self.text().source().into(), age_s: None }
+    }
+
+    /// The value; none where nothing is there to make it of.
     ///
     /// # Errors
-    /// As [`TextTemplate::fill`].
-    pub(super) fn fill(&self, from: Filling<'_>) -> Result<Option<RestrictedExpression>, MappingError> {
+    /// `ClaimMissing`, with `name`, where what is there is no value of that type; else as [`TextTemplate::fill`].
+    pub(super) fn fill(&self, name: &str, from: Filling<'_>) -> Result<Option<RestrictedExpression>, MappingError> {
+        let fits = |value: Option<RestrictedExpression>| {
+            value.map(Some).ok_or_else(|| MappingError::ClaimMissing(name.to_owned()))
+        };
         match self {
-            Self::Text(text, ty) => text.fill(from).map(|text| expression_of_text(ty, text)),
-            Self::Entity(entity) => entity.fill(from).map(|uid| Some(RestrictedExpression::new_entity_uid(uid))),
-            Self::Claim(text, ty) => {
-                let claim = text.sole().and_then(|hole| hole.claim(from.subject));
-                Ok(claim.and_then(|claim| expression(ty, claim)))
-            }
+            Self::Text(text, ty) => match text.fill(from)? {
+                Some(text) => fits(expression_of_text(ty, text)),
+                None => Ok(None),
+            },
+            Self::Entity(entity) => Ok(entity.fill(from)?.map(RestrictedExpression::new_entity_uid)),
+            Self::Claim(text, ty) => match text.sole().and_then(|hole| hole.claim(from.subject)) {
+                Some(claim) => fits(expression(ty, claim)),
+                None => Ok(None),
+            },
         }
     }
 }

@@ -5,13 +5,19 @@ use std::net::IpAddr;
 
 use cedar_policy::RestrictedExpression;
 use http::{HeaderName, header};
-use url::form_urlencoded;
 
 use super::{
     MappingError,
     schema::{Extension, Record, Type},
 };
-use crate::{base::clock::Timestamp, request::Inbound};
+use crate::{
+    base::clock::Timestamp,
+    request::{
+        Inbound,
+        headers::{Unclear, forwarded},
+        query,
+    },
+};
 
 /// The request's part of a context type, compiled.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +56,11 @@ impl Circumstances {
             members.push((name.clone(), member));
         }
         Ok(Self(members))
+    }
+
+    /// Whether it holds the host that the client addresses.
+    pub(super) fn names_host(&self) -> bool {
+        self.0.iter().any(|(_, member)| matches!(member, Member::Host { .. }))
     }
 
     /// The header fields that it holds.
@@ -115,6 +126,7 @@ fn headers(fields: &Record) -> Result<Vec<(String, HeaderName, bool)>, String> {
         Ok(header) if header == header::AUTHORIZATION || header == "dpop" => {
             Err(format!("`context.request.headers` may not hold `{name}`: a token is no context"))
         }
+        Ok(header) if header == header::HOST => Err("the host is `context.request.host`".to_owned()),
         Ok(header) => Ok((name, header, required)),
         Err(_) => Err(format!("`{name}` in `context.request.headers` is not the name of a header")),
     };
@@ -129,25 +141,20 @@ fn header_record(
     let mut fields = Vec::with_capacity(wanted.len());
     for (name, header, required) in wanted {
         let missing = || MappingError::ClaimMissing(format!("request.headers.{name}"));
-        let values =
-            inbound.headers().get_all(header).iter().map(|value| value.to_str().map(text).map_err(|_| missing()));
+        let values = forwarded(inbound.headers(), header).map_err(|Unclear| missing())?;
+        let values = values.into_iter().map(|value| value.to_str().map(text).map_err(|_| missing()));
         let values = values.collect::<Result<Vec<_>, _>>()?;
         fields.extend(set(name, values, *required));
     }
     RestrictedExpression::new_record(fields).map_err(|_| MappingError::ClaimMissing("request.headers".into()))
 }
 
-/// Every value of each query parameter that is asked for, decoded once.
+/// Every value of each query parameter that is asked for.
 fn query_record(wanted: &[(String, bool)], inbound: &Inbound<'_>) -> Result<RestrictedExpression, MappingError> {
-    let query = inbound.target().query().unwrap_or_default();
     let mut fields = Vec::with_capacity(wanted.len());
     for (name, required) in wanted {
-        let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
-        let values: Vec<_> = pairs.map(|(_, value)| value).collect();
-        // What is not UTF-8 was read as something else.
-        if values.iter().any(|value| value.contains('\u{fffd}')) {
-            return Err(MappingError::ClaimMissing(format!("request.query.{name}")));
-        }
+        let values = query::values(inbound.target().query(), name);
+        let values = values.map_err(|Unclear| MappingError::ClaimMissing(format!("request.query.{name}")))?;
         fields.extend(set(name, values.iter().map(|value| text(value)).collect(), *required));
     }
     RestrictedExpression::new_record(fields).map_err(|_| MappingError::ClaimMissing("request.query".into()))

@@ -238,6 +238,15 @@ impl PurposeConfig {
 }
 
 impl Purpose {
+    /// The claim that says it, by its outermost name.
+    pub(super) fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Is(_) => None,
+            Self::Claim(path) => path.first().map(String::as_str),
+            Self::AuthorizationDetail(_) => Some("authorization_details"),
+        }
+    }
+
     /// What a request with this token is for, if that is clear.
     fn of<'a>(&'a self, subject: &'a Subject) -> Option<&'a str> {
         let claims = subject.token().claims();

@@ -161,8 +161,30 @@ pub struct Mapping {
 }
 
 /// Claims that are read when a token is verified.
-const VERIFIED: [&str; 13] =
-    ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "act", "may_act", "onBehalfOf", "token_use", "active"];
+const VERIFIED: [&str; 22] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "nbf",
+    "iat",
+    "jti",
+    "cnf",
+    "act",
+    "may_act",
+    "onBehalfOf",
+    "token_use",
+    "token_type",
+    "active",
+    "client_id",
+    "azp",
+    "cid",
+    "appid",
+    "scope",
+    "scp",
+    "callerApp",
+    "typ",
+];
 
 impl Mapping {
     /// Compiles the mapping of `routes`, and what is said of `clients` of these `issuers`.
@@ -178,10 +200,16 @@ impl Mapping {
         let mut problems = Problems::default();
         let clients = problems.keep(Clients::compile(clients, issuers, &types));
         let mut contexts = Vec::new();
-        let plans = routes.iter().filter_map(|route| problems.keep(route.compile(&types, &mut contexts))).collect();
+        let plans: Vec<_> =
+            routes.iter().filter_map(|route| problems.keep(route.compile(&types, &mut contexts))).collect();
+        let asked = types.subjects().chain(plans.iter().map(|(_, plan)| plan.resource_type())).collect();
+        for source in &types.sources {
+            problems.keep(source.check(&asked));
+        }
         let in_contexts = contexts.iter().filter_map(|context| context.record("token")).flat_map(|token| token.keys());
         let in_agent = types.schema.entity(&types.agent).into_iter().flat_map(|shape| shape.keys());
-        let claims = in_contexts.chain(in_agent).cloned().chain(VERIFIED.map(str::to_owned)).collect();
+        let in_plans = plans.iter().flat_map(|(_, plan): &(_, RoutePlan)| plan.claims()).map(str::to_owned);
+        let claims = in_contexts.chain(in_agent).cloned().chain(in_plans).chain(VERIFIED.map(str::to_owned)).collect();
         problems.into_result(clients.map(|clients| (Self { types, clients, contexts, claims }, plans)))
     }
 
@@ -195,7 +223,9 @@ impl Mapping {
 
     /// How many claims of a token nobody reads.
     pub fn unread(&self, token: &VerifiedToken) -> usize {
-        let is_read = |claim: &&String| self.claims.contains(*claim) || self.types.profile.reads(claim);
+        let is_read = |claim: &&String| {
+            self.claims.contains(*claim) || self.types.profile.reads(claim) || token.names_user_by(claim)
+        };
         token.claims().keys().filter(|claim| !is_read(claim)).count()
     }
 
@@ -212,6 +242,11 @@ impl Mapping {
     /// The header fields that policies can read.
     pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
         self.contexts.iter().filter_map(|context| context.circumstances.as_ref()).flat_map(Circumstances::headers)
+    }
+
+    /// Whether policies can read the host that the client addresses.
+    pub fn names_host(&self) -> bool {
+        self.contexts.iter().filter_map(|context| context.circumstances.as_ref()).any(Circumstances::names_host)
     }
 
     /// Puts the sources to work, that are asked for attributes; what those `before` have heard is taken over.
@@ -243,11 +278,11 @@ impl Mapping {
             context = context.merge(request).map_err(|_| missing("request"))?;
         }
         let filling = Filling { parameters: &found.parameters, subject, inbound };
-        if let Some(input) = plan.input(filling)? {
+        let mut origins = subject.origins().to_vec();
+        if let Some(input) = plan.input(filling, &mut origins)? {
             let input = Context::from_pairs([("input".to_owned(), input)]).map_err(|_| missing("input"))?;
             context = context.merge(input).map_err(|_| missing("input"))?;
         }
-        let mut origins = subject.origins().to_vec();
         if let Some(purpose) = plan.purpose() {
             let action = plan.action().id().unescaped();
             let ty = kind.record("consent");
@@ -259,14 +294,13 @@ impl Mapping {
             }
         }
         let (schema, store) = (&self.types.schema, &self.types.store);
-        let mut resource = plan.resource(filling)?;
-        origins.extend_from_slice(plan.origins());
+        let mut resource = plan.resource(filling, &mut origins)?;
         store.fill(&mut resource, "resource", &mut origins);
         sources.fill(&mut resource, "resource", schema, &mut origins).await?;
         let resource = resource.finish(schema)?;
-        let agent = self.complete(subject.agent(), Side::Agent, subject.token(), sources, &mut origins).await?;
+        let agent = self.complete(subject, subject.agent(), Side::Agent, sources, &mut origins).await?;
         let user = match subject.user() {
-            Some(user) => Some(self.complete(user, Side::User, subject.token(), sources, &mut origins).await?),
+            Some(user) => Some(self.complete(subject, user, Side::User, sources, &mut origins).await?),
             None => None,
         };
         let mut requests = Vec::with_capacity(plan.principals().len());
@@ -295,17 +329,17 @@ impl Mapping {
     /// The agent or user, with what sources say of it now.
     async fn complete<'s>(
         &self,
-        subject: &'s Entity,
+        subject: &Subject,
+        entity: &'s Entity,
         side: Side,
-        token: &VerifiedToken,
         sources: &Sources,
         origins: &mut Vec<Origin>,
     ) -> Result<Cow<'s, Entity>, MappingError> {
-        if !sources.knows(subject.uid().type_name()) {
-            return Ok(Cow::Borrowed(subject));
+        if !sources.knows(entity.uid().type_name()) {
+            return Ok(Cow::Borrowed(entity));
         }
-        let (uid, attributes, parents) = subject.clone().into_inner();
-        let tags = if side == Side::Agent { self.types.profile.tags(token) } else { HashMap::new() };
+        let (uid, attributes, parents) = entity.clone().into_inner();
+        let tags = if side == Side::Agent { self.types.profile.tags(subject.claims()) } else { HashMap::new() };
         let mut draft = Draft { uid, attributes, parents, tags };
         sources.fill(&mut draft, side.name(), &self.types.schema, origins).await?;
         draft.finish(&self.types.schema).map(Cow::Owned)

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use cedar_policy::{Entity, EntityUid, RestrictedExpression};
+use cedar_policy::{Entity, EntityTypeName, EntityUid, RestrictedExpression};
 use http::{HeaderName, Method};
 
 use super::{
@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{base::origin::Origin, request::route::PathTemplate};
 
-/// Members of `context.input`, and whether the schema requires them.
-pub(super) type Input = Vec<(String, AttributeTemplate, bool)>;
+/// Members of `context.input`, each with where it comes from, and whether the schema requires it.
+pub(super) type Input = Vec<(Origin, AttributeTemplate, bool)>;
 
 /// A route, compiled.
 #[derive(Clone, Debug)]
@@ -28,10 +28,9 @@ pub struct RoutePlan {
     /// The action with the groups it is in, if any.
     pub(super) action_groups: Vec<Entity>,
     pub(super) resource: EntityTemplate,
-    pub(super) attributes: Vec<(String, AttributeTemplate)>,
+    /// Each with where it comes from.
+    pub(super) attributes: Vec<(String, AttributeTemplate, Origin)>,
     pub(super) input: Option<Input>,
-    /// Where those attributes come from.
-    pub(super) origins: Vec<Origin>,
     pub(super) scope: Option<String>,
     pub(super) delegation: DelegationRule,
     pub(super) principals: Vec<Side>,
@@ -89,46 +88,67 @@ impl RoutePlan {
         &self.action_groups
     }
 
-    /// Where the attributes come from that the route gives the resource.
-    pub(super) fn origins(&self) -> &[Origin] {
-        &self.origins
+    /// The type of what its requests are about.
+    pub(super) const fn resource_type(&self) -> &EntityTypeName {
+        &self.resource.type_name
     }
 
-    /// The header fields that the resource and its attributes are made of.
+    /// All that is made of requests and tokens.
+    fn templates(&self) -> impl Iterator<Item = &TextTemplate> {
+        let attributes = self.attributes.iter().map(|(_, attribute, _)| attribute.text());
+        let input = self.input.iter().flatten().map(|(_, member, _)| member.text());
+        std::iter::once(&self.resource.id).chain(attributes).chain(input)
+    }
+
+    /// The header fields that decide.
     pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
-        let attributes = self.attributes.iter().map(|(_, attribute)| attribute.text());
-        std::iter::once(&self.resource.id).chain(attributes).flat_map(TextTemplate::headers)
+        self.templates().flat_map(TextTemplate::headers)
     }
 
-    /// Whether the host that the client addresses is in the resource or its attributes.
+    /// Whether the host that the client addresses decides.
     pub fn names_host(&self) -> bool {
-        self.resource.id.names_host() || self.attributes.iter().any(|(_, attribute)| attribute.text().names_host())
+        self.templates().any(TextTemplate::names_host)
+    }
+
+    /// The claims that decide, by their outermost names, beside those that policies read.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
+        let purpose = self.purpose.as_ref().and_then(Purpose::claim);
+        self.templates().flat_map(TextTemplate::claims).map(String::as_str).chain(purpose)
     }
 
     /// `context.input`, if there is one. What the schema does not require may be missing.
-    pub(super) fn input(&self, from: Filling<'_>) -> Result<Option<RestrictedExpression>, MappingError> {
+    pub(super) fn input(
+        &self,
+        from: Filling<'_>,
+        origins: &mut Vec<Origin>,
+    ) -> Result<Option<RestrictedExpression>, MappingError> {
         let Some(members) = &self.input else { return Ok(None) };
         let mut fields = Vec::with_capacity(members.len());
-        for (name, template, required) in members {
-            let missing = || MappingError::ClaimMissing(format!("input.{name}"));
-            match template.fill(from) {
-                Ok(Some(value)) => fields.push((name.clone(), value)),
-                Ok(None) => return Err(missing()),
-                Err(MappingError::ClaimMissing(_)) if !required && !template.text().is_there(from) => {}
-                Err(error) => return Err(error),
+        for (origin, member, required) in members {
+            match member.fill(&format!("input.{}", origin.name), from)? {
+                Some(value) => {
+                    fields.push((origin.name.to_string(), value));
+                    origins.push(origin.clone());
+                }
+                None if !required => {}
+                None => return Err(MappingError::ClaimMissing(member.text().name_of_open(from))),
             }
         }
         let missing = |_| MappingError::ClaimMissing("input".into());
         RestrictedExpression::new_record(fields).map(Some).map_err(missing)
     }
 
-    /// The resource that a request names, with the attributes that the route gives it.
-    pub(super) fn resource(&self, from: Filling<'_>) -> Result<Draft, MappingError> {
+    /// The resource that a request names, with the attributes that the route gives it. Those that nothing is there for are
+    /// left open.
+    pub(super) fn resource(&self, from: Filling<'_>, origins: &mut Vec<Origin>) -> Result<Draft, MappingError> {
         let uid = self.resource.fill(from)?;
+        let uid = uid.ok_or_else(|| MappingError::ClaimMissing(self.resource.id.name_of_open(from)))?;
         let mut attributes = HashMap::with_capacity(self.attributes.len());
-        for (name, template) in &self.attributes {
-            let value = template.fill(from)?.ok_or_else(|| MappingError::ClaimMissing(name.clone()))?;
-            attributes.insert(name.clone(), value);
+        for (name, template, origin) in &self.attributes {
+            if let Some(value) = template.fill(name, from)? {
+                attributes.insert(name.clone(), value);
+                origins.push(origin.clone());
+            }
         }
         Ok(Draft { attributes, ..Draft::of(uid) })
     }

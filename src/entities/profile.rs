@@ -61,6 +61,7 @@ impl Profile {
     pub(super) fn compile(
         config: &EntitiesConfig,
         agent: &EntityTypeName,
+        user: Option<&EntityTypeName>,
         schema: &SchemaTypes,
     ) -> Result<Self, Problems> {
         let mut problems = Problems::default();
@@ -78,10 +79,15 @@ impl Profile {
             (None, _) => Some("sub".to_owned()),
         };
         let groups = config.groups.as_ref().map(|groups| {
-            let kind = groups.r#type.value.parse().ok().filter(|kind| schema.may_be_in(agent, kind));
+            let kind: Option<EntityTypeName> = groups.r#type.value.parse().ok();
+            // A claim that names agents or users would let an issuer name another's.
+            let kind = kind.filter(|kind| schema.may_be_in(agent, kind) && kind != agent && user != Some(kind));
             let kind = kind.ok_or_else(|| {
-                Problem::at(&groups.r#type, format!("the schema lets no `{agent}` be in a `{}`", groups.r#type.value))
-                    .fix("declare it: `entity … in [Group]`")
+                Problem::at(
+                    &groups.r#type,
+                    format!("the schema has no groups `{}` that a `{agent}` may be in", groups.r#type.value),
+                )
+                .fix("declare it: `entity … in [Group]`")
             });
             kind.map(|kind| (groups.claim.value.clone(), kind))
         });
@@ -113,9 +119,13 @@ impl Profile {
     /// The principal's Cedar id.
     ///
     /// # Errors
-    /// `ClaimMissing`.
+    /// `ClaimMissing`; `DelegationForbidden` where the principal is not who acts.
     pub(super) fn id(&self, token: &VerifiedToken) -> Result<String, MappingError> {
         let Some(claim) = &self.claim else { return Ok(token.agent_id()) };
+        // By `act` (RFC 8693) another acts as the `sub`, which these conventions cannot tell.
+        if token.delegation().is_some_and(|delegation| !delegation.actors().is_empty()) {
+            return Err(MappingError::DelegationForbidden);
+        }
         let named = token.claims().get(claim).and_then(Value::as_str).and_then(Identifier::parse);
         named.map(|named| token.agents_id(&named)).ok_or_else(|| MappingError::ClaimMissing(claim.clone()))
     }
@@ -146,8 +156,8 @@ impl Profile {
     }
 
     /// The principal's tags: text as it is, everything else as JSON; what is `null` is not there.
-    pub(super) fn tags(&self, token: &VerifiedToken) -> HashMap<String, RestrictedExpression> {
-        let claims = token.claims().iter().filter(|(_, value)| self.tags && !value.is_null());
+    pub(super) fn tags(&self, claims: &Map<String, Value>) -> HashMap<String, RestrictedExpression> {
+        let claims = claims.iter().filter(|(_, value)| self.tags && !value.is_null());
         let tag = |(name, value): (&String, &Value)| {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             (name.clone(), RestrictedExpression::new_string(text))

@@ -105,14 +105,7 @@ impl RouteConfig {
             let context = problems.keep(self.context(action, types, contexts));
             let input = problems.keep(self.input(action, parameters));
             let attributes = problems.keep(self.attributes(&resource, parameters, types));
-            let origin = |(name, template): &(String, AttributeTemplate)| Origin {
-                of: "resource",
-                name: name.as_str().into(),
-                source: template.text().source().into(),
-                age_s: None,
-            };
             Some(RoutePlan {
-                origins: attributes.iter().flatten().map(origin).collect(),
                 name: self.name().into(),
                 action_name: uid.to_string().into(),
                 action_groups: types.schema.action_groups(&uid).to_vec(),
@@ -287,17 +280,17 @@ impl RouteConfig {
         for (name, text) in &self.input {
             let template = match known.get(name) {
                 Some(attribute) => AttributeTemplate::parse(&text.value, &attribute.ty, parameters)
-                    .map(|template| (name.clone(), template, attribute.required)),
+                    .map(|template| (template.origin("input", name), template, attribute.required)),
                 None => Err("the schema does not know it".to_owned()),
             };
             let template = template.map_err(|message| Problem::at(text, format!("`{name}`: {message}")));
             members.extend(problems.keep(template));
         }
-        for (name, _) in known.iter().filter(|(name, it)| it.required && !self.input.contains_key(*name)) {
-            if !self.input.is_empty() {
-                let message = format!("the schema requires `context.input.{name}`");
-                problems.push(Problem::at(&self.action, message).fix(format!("add `input: {{ {name}: … }}`")));
-            }
+        // One that the route leaves out would be there for no policy.
+        for name in known.keys().filter(|name| !self.input.is_empty() && !self.input.contains_key(*name)) {
+            let message =
+                format!("the schema gives `context.input` a member `{name}`, which the route does not supply");
+            problems.push(Problem::at(&self.action, message).fix(format!("add `input: {{ {name}: … }}`")));
         }
         problems.into_result(Some((!self.input.is_empty()).then_some(members)))
     }
@@ -307,7 +300,7 @@ impl RouteConfig {
         resource: &EntityTemplate,
         parameters: &[String],
         types: &Types,
-    ) -> Result<Vec<(String, AttributeTemplate)>, Problems> {
+    ) -> Result<Vec<(String, AttributeTemplate, Origin)>, Problems> {
         let mut problems = Problems::default();
         let Some(shape) = types.schema.entity(&resource.type_name) else {
             let message = format!("the schema has no entity type `{}`", resource.type_name);
@@ -336,7 +329,10 @@ impl RouteConfig {
                 None => Err(format!("the schema gives `{}` no attribute `{name}`", resource.type_name)),
             };
             let template = template.map_err(|message| Problem::at(text, format!("`{name}`: {message}")));
-            attributes.extend(problems.keep(template).map(|template| (name.clone(), template)));
+            attributes.extend(problems.keep(template).map(|template| {
+                let origin = template.origin("resource", name);
+                (name.clone(), template, origin)
+            }));
         }
         let is_asked = !types.store.is_empty() || types.has_source(&resource.type_name);
         let lacks = |name: &String| !self.attributes.contains_key(name) && !is_asked;

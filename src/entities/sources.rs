@@ -49,9 +49,11 @@ pub struct SourceConfig {
 }
 
 /// A source, compiled.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct SourcePlan {
     of: EntityTypeName,
+    /// As the configuration names it.
+    named: Spanned<String>,
     lookup: LookupPlan,
     picks: Picks,
 }
@@ -123,7 +125,8 @@ impl SourceConfig {
         }
         parents.sort_by_key(|(kind, _)| kind.to_string());
         let picks = Picks { attributes, parents };
-        problems.into_result(lookup.map(|lookup| SourcePlan { of, lookup, picks }))
+        let named = self.r#type.clone();
+        problems.into_result(lookup.map(|lookup| SourcePlan { of, named, lookup, picks }))
     }
 }
 
@@ -143,6 +146,18 @@ fn pick(text: &str, ty: &Type) -> Result<Pick, String> {
 impl SourcePlan {
     pub(super) const fn of(&self) -> &EntityTypeName {
         &self.of
+    }
+
+    /// Refuses a source that nobody would ask: what it says would be there for no policy.
+    ///
+    /// # Errors
+    /// Where entities of its type are none of `asked`.
+    pub(super) fn check(&self, asked: &HashSet<&EntityTypeName>) -> Result<(), Problem> {
+        match asked.contains(&self.of) {
+            true => Ok(()),
+            false => Err(Problem::at(&self.named, format!("nobody is asked about entities of type `{}`", self.of))
+                .fix("sources are asked about agents, users and the resources of routes")),
+        }
     }
 
     pub(super) const fn gives_parents(&self) -> bool {

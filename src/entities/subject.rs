@@ -26,6 +26,8 @@ pub struct Subject {
     names: Names,
     /// Those of the token that its client may use.
     scopes: Vec<String>,
+    /// The token's claims with no other scopes, where it has others.
+    limited: Option<Map<String, Value>>,
     agent: Entity,
     user: Option<Entity>,
     /// Where their attributes come from.
@@ -94,10 +96,13 @@ impl Subject {
         let mut origins = Vec::new();
         // INVARIANT: the operator's word goes before the token's.
         let agent = uid(&types.agent, &names.agent);
+        // INVARIANT: a scope that does not count stands in no claim that anybody reads.
+        let limited = (scopes != token.scopes()).then(|| with_scopes(token.claims(), &scopes));
+        let claims = limited.as_ref().unwrap_or_else(|| token.claims());
         let own = types.profile.attributes(&token);
-        let said = [("clients", said), ("token", Some(&own)), ("token", Some(token.claims()))];
+        let said = [("clients", said), ("token", Some(&own)), ("token", Some(claims))];
         let profile = &types.profile;
-        let (parents, tags) = (profile.parents(&token)?, profile.tags(&token));
+        let (parents, tags) = (profile.parents(&token)?, profile.tags(claims));
         let agent = Draft { uid: agent, attributes: HashMap::new(), parents: parents.into_iter().collect(), tags };
         let agent = entity(agent, types, Side::Agent, &said, &mut origins)?;
         let user = match (&names.user, token.delegation()) {
@@ -109,7 +114,7 @@ impl Subject {
             _ => None,
         };
         let contexts = (0..contexts).map(|_| OnceLock::new()).collect();
-        Ok(Self { token, names, scopes, agent, user, origins, contexts })
+        Ok(Self { token, names, scopes, limited, agent, user, origins, contexts })
     }
 
     /// Its names.
@@ -119,6 +124,10 @@ impl Subject {
     /// The token.
     pub const fn token(&self) -> &Arc<VerifiedToken> {
         &self.token
+    }
+    /// What the token says, with no scopes but those that its client may use.
+    pub fn claims(&self) -> &Map<String, Value> {
+        self.limited.as_ref().unwrap_or_else(|| self.token.claims())
     }
     /// The scopes that it may use.
     pub fn scopes(&self) -> &[String] {
@@ -165,7 +174,7 @@ impl Subject {
 
     /// `context.delegation`, if there is one: how many act for the user, and who.
     fn delegation(&self, ty: &Record) -> Result<Option<RestrictedExpression>, MappingError> {
-        if self.user.is_none() {
+        if self.token.delegation().is_none() {
             return Ok(None);
         }
         let actors = self.token.actors();
@@ -189,12 +198,12 @@ impl Subject {
         let record = if ty.get("scope").is_some_and(|attribute| is_scope(&attribute.ty)) {
             let mut rest = ty.clone();
             rest.remove("scope");
-            let mut fields = attributes(&rest, self.token.claims())?;
+            let mut fields = attributes(&rest, self.claims())?;
             let words = self.scopes.iter().cloned().map(RestrictedExpression::new_string);
             fields.push(("scope".into(), RestrictedExpression::new_set(words)));
             fields
         } else {
-            attributes(ty, self.token.claims())?
+            attributes(ty, self.claims())?
         };
         RestrictedExpression::new_record(record).map_err(|_| MappingError::ClaimMissing("token".into()))
     }
@@ -208,6 +217,17 @@ pub(super) fn is_delegation(name: &str, ty: &Type) -> bool {
         "actors" => matches!(ty, Type::Set(element) if **element == Type::String),
         _ => false,
     }
+}
+
+/// The claims with these scopes in place of theirs, in the forms that they have.
+fn with_scopes(claims: &Map<String, Value>, scopes: &[String]) -> Map<String, Value> {
+    let mut claims = claims.clone();
+    for name in ["scope", "scp"] {
+        if let Some(claim) = claims.get_mut(name) {
+            *claim = if claim.is_array() { scopes.into() } else { scopes.join(" ").into() };
+        }
+    }
+    claims
 }
 
 fn uid(type_name: &cedar_policy::EntityTypeName, id: &str) -> EntityUid {

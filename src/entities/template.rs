@@ -1,13 +1,19 @@
 //! Text with holes: `Type::"…{path.name}…"`. Compiled once; a hole can only be filled from where it says, and never with more
 //! than one reading. Who asks is made by no template: that comes from the token alone.
 
+use std::borrow::Cow;
+
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use http::{HeaderName, header};
 use serde_json::{Map, Value};
-use url::form_urlencoded;
 
 use super::{MappingError, subject::Subject};
-use crate::request::{Inbound, headers::only, route::Parameters};
+use crate::request::{
+    Inbound, NoHost,
+    headers::{Unclear, forwarded},
+    query,
+    route::Parameters,
+};
 
 /// Literal text and holes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +77,7 @@ impl Hole {
                 Ok(name) if name == header::AUTHORIZATION || name == header::COOKIE => {
                     return Err(format!("`{{{text}}}`: what shows who asks is no attribute"));
                 }
+                Ok(name) if name == header::HOST => return Err("write `{host}`".into()),
                 Ok(name) => Self::Header(name),
                 Err(_) => return Err(format!("`{name}` is not the name of a header")),
             },
@@ -92,6 +99,17 @@ impl Hole {
         matches!(self, Self::Query(_) | Self::Header(_) | Self::Peer | Self::Host | Self::Method)
     }
 
+    /// What fills it, as records say.
+    const fn source(&self) -> &'static str {
+        match self {
+            Self::Path(_) => "path",
+            Self::Token(_) | Self::Agent | Self::User | Self::UserMember(_) => "token",
+            Self::Query(_) => "query",
+            Self::Header(_) => "header",
+            Self::Peer | Self::Host | Self::Method => "request",
+        }
+    }
+
     /// As the configuration has it.
     fn name(&self) -> String {
         match self {
@@ -111,51 +129,47 @@ impl Hole {
     /// The claim that it stands for, as it is in the token.
     pub(super) fn claim<'a>(&self, subject: &'a Subject) -> Option<&'a Value> {
         match self {
-            Self::Token(path) => member(subject.token().claims(), path),
+            Self::Token(path) => member(subject.claims(), path),
             Self::UserMember(path) => member(subject.token().delegation()?.attributes(), path),
             _ => None,
         }
+        .filter(|claim| !claim.is_null())
     }
 
-    fn is_there(&self, from: Filling<'_>) -> bool {
-        match self {
-            Self::Token(_) | Self::UserMember(_) => self.claim(from.subject).is_some_and(|claim| !claim.is_null()),
-            Self::Query(name) => {
-                let query = from.inbound.target().query().unwrap_or_default();
-                form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == *name)
-            }
-            Self::Header(name) => from.inbound.headers().contains_key(name),
-            Self::User => from.subject.names().user.is_some(),
-            Self::Path(_) | Self::Agent | Self::Peer | Self::Host | Self::Method => true,
-        }
-    }
-
-    fn fill(&self, from: Filling<'_>) -> Option<String> {
+    /// What fills it, if anything does.
+    ///
+    /// # Errors
+    /// `ClaimMissing` where that is no text, or not one.
+    fn fill(&self, from: Filling<'_>) -> Result<Option<String>, MappingError> {
+        let unclear = || MappingError::ClaimMissing(self.name());
         let text = match self {
-            Self::Path(name) => from.parameters.get(name)?.into_owned(),
-            Self::Token(_) | Self::UserMember(_) => match self.claim(from.subject)? {
-                Value::String(text) => text.clone(),
-                Value::Number(number) if number.is_i64() => number.to_string(),
-                _ => return None,
+            Self::Path(name) => from.parameters.get(name).map(Cow::into_owned),
+            Self::Token(_) | Self::UserMember(_) => match self.claim(from.subject) {
+                None => None,
+                Some(Value::String(text)) => Some(text.clone()),
+                Some(Value::Number(number)) if number.is_i64() => Some(number.to_string()),
+                Some(_) => return Err(unclear()),
             },
-            Self::Agent => from.subject.names().agent.to_string(),
-            Self::User => from.subject.names().user.as_ref()?.to_string(),
+            Self::Agent => Some(from.subject.names().agent.to_string()),
+            Self::User => from.subject.names().user.as_ref().map(ToString::to_string),
             Self::Query(name) => {
-                let query = from.inbound.target().query()?;
-                let mut values = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
-                let (_, value) = values.next().filter(|_| values.next().is_none())?;
-                // What is not UTF-8 was read as something else.
-                if value.contains('\u{fffd}') {
-                    return None;
-                }
-                value.into_owned()
+                let mut values = query::values(from.inbound.target().query(), name).map_err(|Unclear| unclear())?;
+                let value = values.pop().map(Cow::into_owned);
+                if values.is_empty() { value } else { return Err(unclear()) }
             }
-            Self::Header(name) => only(from.inbound.headers(), name).ok()??.to_str().ok()?.to_owned(),
-            Self::Peer => from.inbound.peer()?.to_canonical().to_string(),
-            Self::Host => from.inbound.host().ok()??,
-            Self::Method => from.inbound.method().to_string(),
+            Self::Header(name) => {
+                let mut values = forwarded(from.inbound.headers(), name).map_err(|Unclear| unclear())?;
+                let value = values.pop().map(|value| value.to_str().map(str::to_owned).map_err(|_| unclear()));
+                if values.is_empty() { value.transpose()? } else { return Err(unclear()) }
+            }
+            Self::Peer => from.inbound.peer().map(|peer| peer.to_canonical().to_string()),
+            Self::Host => from.inbound.host().map_err(|NoHost| unclear())?,
+            Self::Method => Some(from.inbound.method().to_string()),
         };
-        (!text.is_empty()).then_some(text)
+        match text {
+            Some(text) if text.is_empty() => Err(unclear()),
+            text => Ok(text),
+        }
     }
 }
 
@@ -219,41 +233,48 @@ impl TextTemplate {
         self.holes().find(|hole| hole.is_said_by_client()).map(Hole::name)
     }
 
-    /// Where records say that it comes from.
-    pub(super) fn source(&self) -> &'static str {
-        match self.holes().next() {
-            None => "config",
-            Some(Hole::Path(_)) => "path",
-            Some(Hole::Token(_) | Hole::Agent | Hole::User | Hole::UserMember(_)) => "token",
-            Some(Hole::Query(_)) => "query",
-            Some(Hole::Header(_)) => "header",
-            Some(Hole::Peer | Hole::Host | Hole::Method) => "request",
-        }
+    /// Where records say that it comes from: everything that it is made of.
+    pub(super) fn source(&self) -> String {
+        let mut sources: Vec<_> = self.holes().map(Hole::source).collect();
+        sources.dedup();
+        if sources.is_empty() { "config".into() } else { sources.join("+") }
     }
 
-    /// Whether anything is there to fill its holes with, be it what cannot be taken.
-    pub(super) fn is_there(&self, from: Filling<'_>) -> bool {
-        self.holes().all(|hole| hole.is_there(from))
+    /// The claims that it is filled from, by the outermost name.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &String> {
+        self.holes().filter_map(|hole| match hole {
+            Hole::Token(path) => path.first(),
+            _ => None,
+        })
     }
 
-    /// The text with its holes filled.
+    /// The text with its holes filled; none where nothing is there to fill one.
     ///
     /// # Errors
-    /// `ClaimMissing` with the name of a hole that nothing fills, or with more than one thing, or, beside other holes, with
+    /// `ClaimMissing` with the name of a hole that is filled with what is no text, or not one, or, beside other holes, with
     /// a text that holds a `/`.
-    pub(super) fn fill(&self, from: Filling<'_>) -> Result<String, MappingError> {
+    pub(super) fn fill(&self, from: Filling<'_>) -> Result<Option<String>, MappingError> {
         let several = self.holes().nth(1).is_some();
         let mut text = String::new();
         for part in &self.0 {
             match part {
                 Part::Literal(literal) => text.push_str(literal),
-                Part::Hole(hole) => {
-                    let filled = hole.fill(from).filter(|filled| !several || !filled.contains('/'));
-                    text.push_str(&filled.ok_or_else(|| MappingError::ClaimMissing(hole.name()))?);
-                }
+                Part::Hole(hole) => match hole.fill(from)? {
+                    Some(filled) if several && filled.contains('/') => {
+                        return Err(MappingError::ClaimMissing(hole.name()));
+                    }
+                    Some(filled) => text.push_str(&filled),
+                    None => return Ok(None),
+                },
             }
         }
-        Ok(text)
+        Ok(Some(text))
+    }
+
+    /// The first hole that nothing fills, or whatever it is made of.
+    pub(super) fn name_of_open(&self, from: Filling<'_>) -> String {
+        let open = self.holes().find(|hole| !matches!(hole.fill(from), Ok(Some(_))));
+        open.or_else(|| self.holes().next()).map(Hole::name).unwrap_or_default()
     }
 }
 
@@ -292,13 +313,13 @@ impl EntityTemplate {
         Ok(Self { type_name, id: TextTemplate::parse(id, parameters)? })
     }
 
-    /// The entity that a request names.
+    /// The entity that a request names, if it does.
     ///
     /// # Errors
     /// As [`TextTemplate::fill`].
-    pub(super) fn fill(&self, from: Filling<'_>) -> Result<EntityUid, MappingError> {
-        let id = EntityId::new(self.id.fill(from)?);
-        Ok(EntityUid::from_type_name_and_id(self.type_name.clone(), id))
+    pub(super) fn fill(&self, from: Filling<'_>) -> Result<Option<EntityUid>, MappingError> {
+        let uid = |id| EntityUid::from_type_name_and_id(self.type_name.clone(), EntityId::new(id));
+        Ok(self.id.fill(from)?.map(uid))
     }
 }
 
@@ -328,6 +349,7 @@ mod tests {
             "Doc::\"{header.a b}\"",
             "Doc::\"{header.authorization}\"",
             "Doc::\"{header.Cookie}\"",
+            "Doc::\"{header.host}\"",
             "Doc::\"{peer.port}\"",
             "Doc::\"{env.HOME}\"",
             "Doc::\"a\\nb\"",

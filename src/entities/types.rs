@@ -60,7 +60,9 @@ impl Types {
         let store = problems.keep(Store::compile(&config.files, files, &schema)).map(Arc::new);
         let sources = config.sources.iter().filter_map(|it| problems.keep(it.compile(&schema, files))).collect();
         let consents = problems.keep(consents.compile(files));
-        let profile = agent.as_ref().and_then(|agent| problems.keep(Profile::compile(config, agent, &schema)));
+        let profile = agent.as_ref().and_then(|agent| {
+            problems.keep(Profile::compile(config, agent, user.as_ref().and_then(Option::as_ref), &schema))
+        });
         let types = (|| {
             let (agent, user, profile, store, consents) = (agent?, user?, profile?, store?, consents?);
             Some(Self { schema, agent, user, profile, principals, store, sources, consents })

@@ -12,7 +12,10 @@ use serde_saphyr::Spanned;
 
 use super::Upstream;
 use crate::{
-    base::problem::{Problem, Problems},
+    base::{
+        names::same,
+        problem::{Problem, Problems},
+    },
     policy::Allowed,
 };
 
@@ -197,12 +200,6 @@ impl Obligations {
     pub fn set(&self) -> &[(HeaderName, HeaderValue)] {
         &self.set
     }
-}
-
-/// Whether two names are one to a server that folds case and takes every mark for a `-` (as CGI does for `_`).
-fn same(name: impl ExactSizeIterator<Item = u8>, ours: &str) -> bool {
-    let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
-    name.len() == ours.len() && name.map(fold).eq(ours.bytes().map(fold))
 }
 
 fn header_value(text: &str) -> Option<HeaderValue> {

@@ -9,7 +9,10 @@ use crate::entities::{DecisionRequest, Side};
 
 /// What the policies say to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision(Result<Allowed, Denied>);
+pub struct Decision {
+    outcome: Result<Allowed, Denied>,
+    skipped: Vec<Arc<PolicyNote>>,
+}
 
 /// A question that the policies answered with yes. Only [`Policies::decide`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +55,12 @@ impl Decision {
     /// # Errors
     /// [`Denied`].
     pub fn into_result(self) -> Result<Allowed, Denied> {
-        self.0
+        self.outcome
+    }
+
+    /// The policies that erred and were passed over, in a store that takes them so.
+    pub fn skipped(&self) -> &[Arc<PolicyNote>] {
+        &self.skipped
     }
 }
 
@@ -67,26 +75,29 @@ impl Policies {
     /// Decides `question`, which each of its principals must be allowed: a policy that errs denies, unless the store passes
     /// it over, else a forbid that applies denies, else a permit that applies allows, else nothing does.
     pub fn decide(&self, question: &DecisionRequest) -> Decision {
-        let mut determining = Vec::new();
+        let (mut determining, mut skipped) = (Vec::new(), Vec::new());
         for (side, request) in &question.requests {
             let Evaluation { mut erred, forbids, permits } = self.evaluate(request, &question.entities);
             if self.on_error == OnError::AcceptSkippedPolicies {
-                erred.clear();
+                skipped.append(&mut erred);
             }
-            let denied = |reason, determining| {
-                Decision(Err(Denied { reason, side: Some(*side), determining: in_order(determining) }))
+            let (reason, determines) = match (erred.is_empty(), forbids.is_empty(), permits.is_empty()) {
+                (false, ..) => (DenyReason::Failure, erred),
+                (true, true, false) => {
+                    determining.extend(permits);
+                    continue;
+                }
+                (true, ..) => (DenyReason::Policy, forbids),
             };
-            match (erred.is_empty(), forbids.is_empty(), permits.is_empty()) {
-                (false, ..) => return denied(DenyReason::Failure, erred),
-                (true, true, false) => determining.extend(permits),
-                (true, ..) => return denied(DenyReason::Policy, forbids),
-            }
+            let denied = Denied { reason, side: Some(*side), determining: in_order(determines) };
+            return Decision { outcome: Err(denied), skipped: in_order(skipped) };
         }
         // INVARIANT: nobody is allowed who was not asked about.
-        Decision(match question.requests.is_empty() {
+        let outcome = match question.requests.is_empty() {
             false => Ok(Allowed { determining: in_order(determining) }),
             true => Err(Denied { reason: DenyReason::Policy, side: None, determining }),
-        })
+        };
+        Decision { outcome, skipped: in_order(skipped) }
     }
 
     /// Asks Cedar about every policy whose scope can hold `request`.
@@ -211,13 +222,14 @@ mod tests {
             .map(|AuthorizationError::PolicyEvaluationError(error)| note(error.policy_id()))
             .collect();
         let determining = in_order(response.diagnostics().reason().map(note).collect());
-        Decision(if !erred.is_empty() {
+        let outcome = if !erred.is_empty() {
             Err(Denied { reason: DenyReason::Failure, side: Some(Side::Agent), determining: in_order(erred) })
         } else if response.decision() == Effect::Allow {
             Ok(Allowed { determining })
         } else {
             Err(Denied { reason: DenyReason::Policy, side: Some(Side::Agent), determining })
-        })
+        };
+        Decision { outcome, skipped: Vec::new() }
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
     io::ErrorKind,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -101,6 +101,7 @@ impl PolicyFiles<'_> {
             let policies = problems.keep(self.set(known, settings, &mut warnings));
             stores.extend(policies.map(|policies| Store { name: None, policies }));
         }
+        let mut folders = vec![self.real(self.folder)];
         let mut names = HashSet::new();
         for config in configs {
             let name = &config.name;
@@ -119,6 +120,17 @@ impl PolicyFiles<'_> {
                     .push(Problem::at(folder, "`default` is the store that `policies` names").fix("remove `folder`"));
                 continue;
             }
+            let real = self.real(&folder.value);
+            if folders.iter().any(|other| other.starts_with(&real) || real.starts_with(other)) {
+                problems.push(
+                    Problem::at(
+                        folder,
+                        "a folder inside that of another store, or the same: its policies would be in both",
+                    )
+                    .fix("keep the folders of stores beside each other"),
+                );
+            }
+            folders.push(real);
             let Some(settings) = problems.keep(config.settings()) else { continue };
             let files = PolicyFiles { folder: &folder.value, ..self };
             let policies = problems.keep(files.set(known, settings, &mut warnings));
@@ -127,6 +139,13 @@ impl PolicyFiles<'_> {
         let stores = problems.keep(Stores::new(stores, configs));
         let loaded = schema.zip(stores).map(|((_, types), stores)| Loaded { stores, types, warnings });
         problems.into_result(loaded)
+    }
+
+    /// Where a folder really is, as far as that can be told.
+    fn real(self, folder: &Path) -> PathBuf {
+        self.files
+            .real(folder)
+            .unwrap_or_else(|_| folder.components().filter(|part| *part != Component::CurDir).collect())
     }
 
     /// The policies of a folder, which `schema` must know.
@@ -219,10 +238,10 @@ impl CheckedSet {
             Problems(errors.iter().map(|error| Problem::from_cedar(error, source)).collect())
         })?;
         let mut problems = Problems::default();
+        let alone = parsed.policies().count().saturating_add(parsed.templates().count()) == 1;
         for template in parsed.templates() {
-            problems.keep(self.add_template(template, source));
+            problems.keep(self.add_template(template, source, alone));
         }
-        let alone = parsed.policies().count() == 1;
         for policy in parsed.policies() {
             problems.keep(self.add_policy(policy, source, alone));
         }
@@ -231,12 +250,17 @@ impl CheckedSet {
 
     fn add_policy(&mut self, policy: &Policy, source: &Arc<Source>, alone: bool) -> Result<(), Problem> {
         let note = |name: &str| policy.annotation(name).filter(|text| !text.is_empty()).map(str::to_owned);
-        let id = match (note("id"), self.ids) {
-            (Some(id), _) => id,
-            (None, Ids::ByFile) => self.by_file(policy.id(), source, alone),
-            (None, Ids::Required) => return Err(nameless(policy.id(), source)),
-        };
+        let id = self.name(note("id"), policy.id(), source, alone)?;
         self.insert(policy.new_id(PolicyId::new(&id)), id, [note("reason"), note("advice")], source)
+    }
+
+    /// What a policy or template is called: as it says itself, or else by its file where that is enough.
+    fn name(&self, said: Option<String>, id: &PolicyId, source: &Arc<Source>, alone: bool) -> Result<String, Problem> {
+        match (said, self.ids) {
+            (Some(said), _) => Ok(said),
+            (None, Ids::ByFile) => Ok(self.by_file(id, source, alone)),
+            (None, Ids::Required) => Err(nameless(id, source)),
+        }
     }
 
     /// What a policy is called by its file.
@@ -249,9 +273,9 @@ impl CheckedSet {
         }
     }
 
-    fn add_template(&mut self, template: &Template, source: &Arc<Source>) -> Result<(), Problem> {
+    fn add_template(&mut self, template: &Template, source: &Arc<Source>, alone: bool) -> Result<(), Problem> {
         let id = template.annotation("id").filter(|id| !id.is_empty()).map(str::to_owned);
-        let id = id.ok_or_else(|| nameless(template.id(), source))?;
+        let id = self.name(id, template.id(), source, alone)?;
         self.claim(&PolicyId::new(&id), source)?;
         self.templates.insert(id, template.clone());
         Ok(())
@@ -376,7 +400,7 @@ mod tests {
         let text = "@id(\"a\") @reason(\"because\") permit (principal, action, resource);";
         let loaded = load(&[("p/schema.cedarschema", SCHEMA_TEXT), ("p/a.cedar", text), ("p/no.txt", "?")]).unwrap();
         assert_eq!(loaded.stores.len(), 1);
-        let note = &loaded.stores.choose(None, || None).unwrap().policies.notes[&PolicyId::new("a")];
+        let note = &loaded.stores.choose(None, || Ok::<_, ()>(None)).unwrap().policies.notes[&PolicyId::new("a")];
         assert_eq!((note.reason.as_deref(), note.advice.as_deref()), (Some("because"), None));
     }
 
@@ -424,7 +448,9 @@ mod tests {
         let loaded = linked(&format!("[{}, {}]", link("l1", "a"), link("l2", "b\\\"c"))).unwrap();
         assert_eq!((loaded.stores.len(), loaded.warnings.0.len()), (2, 0));
         assert_eq!(
-            loaded.stores.choose(None, || None).unwrap().policies.notes[&PolicyId::new("l2")].reason.as_deref(),
+            loaded.stores.choose(None, || Ok::<_, ()>(None)).unwrap().policies.notes[&PolicyId::new("l2")]
+                .reason
+                .as_deref(),
             Some("shared")
         );
         let unused = load(&[("p/schema.cedarschema", SCHEMA_TEXT), ("p/a.cedar", TEMPLATE)]).unwrap();

@@ -122,14 +122,16 @@ impl Stores {
     }
 
     /// The store that decides: the one that the route names, or else that of the host. `None` where no store decides for it.
-    pub fn choose(&self, named: Option<&str>, host: impl FnOnce() -> Option<String>) -> Option<&Store> {
+    pub fn choose<E>(&self, named: Option<&str>, host: impl FnOnce() -> Result<Option<String>, E>) -> Option<&Store> {
         if let Some(name) = named {
             return self.named(name);
         }
         if !self.depend_on_host() {
             return self.stores.get(self.other?);
         }
-        let index = host().and_then(|host| self.by_host.get(&host).copied()).or(self.other)?;
+        // What names no host is not any other one.
+        let host = host().ok()?;
+        let index = host.and_then(|host| self.by_host.get(&host).copied()).or(self.other)?;
         self.stores.get(index)
     }
 
@@ -138,7 +140,11 @@ impl Stores {
     }
 }
 
+/// Whether a request can address this host, written as here.
 fn is_host(name: &str) -> bool {
-    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]".contains(&byte);
-    !name.is_empty() && name.bytes().all(known) && !name.ends_with('.')
+    let authority = name.parse::<http::uri::Authority>();
+    authority.is_ok_and(|it| it.as_str() == name && it.host() == name)
+        && !name.contains('@')
+        && !name.ends_with('.')
+        && !name.bytes().any(|byte| byte.is_ascii_uppercase())
 }

@@ -6,6 +6,7 @@
 pub mod framing;
 pub mod headers;
 pub mod path;
+pub mod query;
 pub mod route;
 
 use std::{

@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     head::{self, HeadLimits, NoHead},
-    tls::{self, CertificateDigest, Tls},
+    tls::{self, Accepting, CertificateDigest, Tls},
 };
 use crate::{
     doors::proxy::ProxyDoor,
@@ -50,9 +50,13 @@ impl Desk {
 
     /// The connection as the proxy takes it, and the client's certificate, if it has shown one. Whoever does not speak TLS
     /// where that is due is not answered.
-    async fn open(&self, stream: TcpStream) -> Option<(L4Stream, Option<Arc<SslDigest>>)> {
-        let Some(acceptor) = self.tls.load() else { return Some((stream.into(), None)) };
-        match timeout(self.limits().duration_max, tls::accept(&acceptor, stream)).await {
+    async fn open(
+        &self,
+        stream: TcpStream,
+        accepting: Option<Arc<Accepting>>,
+    ) -> Option<(L4Stream, Option<Arc<SslDigest>>)> {
+        let Some(accepting) = accepting else { return Some((stream.into(), None)) };
+        match timeout(self.limits().duration_max, tls::accept(&accepting, stream)).await {
             Ok(Ok((stream, certificate))) => {
                 let known = |digest: CertificateDigest| Arc::new(SslDigest::new("", "", None, None, digest.into()));
                 Some((stream.into(), certificate.map(known)))
@@ -170,9 +174,11 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
     }
     let peer = stream.peer_addr().ok();
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
+    let mut tls = desk.tls.subscribe();
+    let accepting = tls.borrow_and_update().clone();
     let opened = tokio::select! {
         biased;
-        opened = desk.open(stream) => opened,
+        opened = desk.open(stream, accepting) => opened,
         _ = stopped.changed() => return,
     };
     let Some((mut stream, certificate)) = opened else { return };
@@ -182,7 +188,12 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
             biased;
             head = head::read(&mut stream, desk.limits()) => head,
             _ = stopped.changed() => return,
+            _ = tls.changed() => return,
         };
+        // INVARIANT: no request comes in by a handshake that would now go otherwise.
+        if tls.has_changed().unwrap_or(true) {
+            return;
+        }
         match head {
             Ok(head) => stream.rewind(&head),
             Err(NoHead::Nothing) => return,

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::TryStreamExt;
+use futures_util::{Stream, TryStreamExt};
 use serde_json::Value;
 use sqlx::{
-    AssertSqlSafe, Column, ConnectOptions, Executor, Row as _, TypeInfo, ValueRef,
-    postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow},
+    AssertSqlSafe, Column, ConnectOptions, Connection, Executor, Row as _, TypeInfo, ValueRef,
+    postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow},
     sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteRow},
 };
 
@@ -42,7 +42,7 @@ impl Databases for Sql {
 }
 
 fn postgres(options: PgConnectOptions, query: &Query) -> PgPool {
-    let within = query.timeout.as_millis();
+    let (patience, within) = (query.timeout, query.timeout.as_millis());
     let session = format!(
         "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY; SET statement_timeout = {within}; \
          SET lock_timeout = {within}"
@@ -56,7 +56,14 @@ fn postgres(options: PgConnectOptions, query: &Query) -> PgPool {
             let session = session.clone();
             Box::pin(async move { connection.execute(AssertSqlSafe(session)).await.map(drop) })
         })
+        // A connection whose answer was not waited for is tried before it is used again, and not for longer than this.
+        .after_release(move |connection, _| Box::pin(alive(connection, patience)))
         .connect_lazy_with(options.application_name("portcullis").disable_statement_logging())
+}
+
+async fn alive(connection: &mut PgConnection, patience: Duration) -> Result<bool, sqlx::Error> {
+    let answered = tokio::time::timeout(patience, connection.ping()).await;
+    answered.map_err(|_| sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))?.map(|()| true)
 }
 
 /// A database that cannot be asked at all.
@@ -82,15 +89,7 @@ impl Database for Postgres {
         for parameter in parameters {
             query = query.bind(*parameter);
         }
-        let mut found = query.fetch(&self.pool);
-        let mut rows = Vec::new();
-        while let Some(row) = found.try_next().await.map_err(|error| failure(&error))? {
-            rows.push(read(&row, postgres_value)?);
-            if rows.len() > rows_max {
-                break;
-            }
-        }
-        Ok(rows)
+        collect(query.fetch(&self.pool), rows_max, postgres_value).await
     }
 }
 
@@ -106,31 +105,42 @@ impl Database for Sqlite {
         for parameter in parameters {
             query = query.bind(*parameter);
         }
-        let mut found = query.fetch(&self.pool);
-        let mut rows = Vec::new();
-        while let Some(row) = found.try_next().await.map_err(|error| failure(&error))? {
-            rows.push(read(&row, sqlite_value)?);
-            if rows.len() > rows_max {
-                break;
-            }
-        }
-        Ok(rows)
+        collect(query.fetch(&self.pool), rows_max, sqlite_value).await
     }
 }
 
-/// What PostgreSQL says when a parameter is no value of the type that it is taken for (class 22, data exception).
-const NO_SUCH_VALUE: &str = "22";
+/// The rows of an answer, and no more than one above what is allowed.
+async fn collect<R: sqlx::Row>(
+    mut found: impl Stream<Item = Result<R, sqlx::Error>> + Send + Unpin,
+    rows_max: usize,
+    value: fn(&R, usize) -> Result<Value, String>,
+) -> Result<Vec<Row>, QueryError> {
+    let mut rows = Vec::new();
+    while let Some(row) = found.try_next().await.map_err(|error| failure(&error))? {
+        rows.push(read(&row, value)?);
+        if rows.len() > rows_max {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
+/// What PostgreSQL says of data that cannot be worked with (class 22, data exception): of a parameter that is no value of its
+/// type, but also of what stands in a row, so it says nothing of what there is.
+const DATA_EXCEPTION: &str = "22";
 
 fn failure(error: &sqlx::Error) -> QueryError {
     match error {
-        sqlx::Error::Database(said) if said.code().is_some_and(|code| code.starts_with(NO_SUCH_VALUE)) => {
-            QueryError::NoSuchValue
+        sqlx::Error::Database(said)
+            if said.code().is_some_and(|code| code.len() == 5 && code.starts_with(DATA_EXCEPTION)) =>
+        {
+            QueryError::Data(said.message().to_owned())
         }
         _ => QueryError::Failed(error.to_string()),
     }
 }
 
-fn read<R: sqlx::Row>(row: &R, value: impl Fn(&R, usize) -> Result<Value, String>) -> Result<Row, QueryError> {
+fn read<R: sqlx::Row>(row: &R, value: fn(&R, usize) -> Result<Value, String>) -> Result<Row, QueryError> {
     let mut values = Row::new();
     for column in row.columns() {
         let name = column.name();

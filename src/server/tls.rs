@@ -8,7 +8,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use arc_swap::ArcSwapOption;
 use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
@@ -23,6 +22,7 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::watch,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -32,8 +32,22 @@ use crate::config::tls::{ClientCertificate, TlsFiles};
 /// SHA-256 of a client certificate in DER.
 pub type CertificateDigest = [u8; 32];
 
-/// How connections are opened: in TLS, or in the clear where there is none. May be changed for those to come.
-pub struct Tls(ArcSwapOption<TlsAcceptor>);
+/// How connections are opened: in TLS, or in the clear where there is none. May be changed for those to come; those that
+/// are open learn of it.
+pub struct Tls(watch::Sender<Option<Arc<Accepting>>>);
+
+/// What accepts TLS connections.
+pub struct Accepting {
+    /// What it was made of.
+    files: TlsFiles,
+    acceptor: TlsAcceptor,
+}
+
+impl std::fmt::Debug for Accepting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Accepting")
+    }
+}
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,19 +56,43 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// As `acceptor` does.
-    pub fn new(acceptor: Option<TlsAcceptor>) -> Self {
-        Self(ArcSwapOption::from_pointee(acceptor))
+    /// As `files` say.
+    ///
+    /// # Errors
+    /// What is wrong with them, for operators.
+    pub fn new(files: Option<&TlsFiles>) -> Result<Self, String> {
+        let tls = Self(watch::Sender::new(None));
+        tls.replace(tls.prepare(files)?);
+        Ok(tls)
     }
 
-    /// As `acceptor` does from now on.
-    pub fn replace(&self, acceptor: Option<TlsAcceptor>) {
-        self.0.store(acceptor.map(Arc::new));
+    /// What accepts connections as `files` say: what does so now, where they are the same.
+    ///
+    /// # Errors
+    /// What is wrong with them, for operators.
+    pub fn prepare(&self, files: Option<&TlsFiles>) -> Result<Option<Arc<Accepting>>, String> {
+        let Some(files) = files else { return Ok(None) };
+        let now = self.0.borrow().clone().filter(|now| now.files == *files);
+        let made = || acceptor(files).map(|acceptor| Arc::new(Accepting { files: files.clone(), acceptor }));
+        now.map_or_else(made, Ok).map(Some)
     }
 
-    /// What accepts the next connection.
-    pub fn load(&self) -> Option<Arc<TlsAcceptor>> {
-        self.0.load_full()
+    /// Accepts connections by `accepting` from now on.
+    pub fn replace(&self, accepting: Option<Arc<Accepting>>) {
+        self.0.send_if_modified(|now| {
+            let is_same = match (&*now, &accepting) {
+                (Some(now), Some(next)) => Arc::ptr_eq(now, next),
+                (None, None) => true,
+                _ => false,
+            };
+            *now = accepting;
+            !is_same
+        });
+    }
+
+    /// What accepts connections, and word of when that changes.
+    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Accepting>>> {
+        self.0.subscribe()
     }
 }
 
@@ -164,10 +202,10 @@ impl ClientCertVerifier for HolderOnly {
 /// # Errors
 /// When the client does not do its part.
 pub async fn accept(
-    acceptor: &TlsAcceptor,
+    accepting: &Accepting,
     stream: TcpStream,
 ) -> io::Result<(VirtualSocketStream, Option<CertificateDigest>)> {
-    let stream = acceptor.accept(stream).await?;
+    let stream = accepting.acceptor.accept(stream).await?;
     let presented = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let known = presented.map(|certificate| sha256(certificate));
     Ok((VirtualSocketStream::new(Box::new(Secured(stream))), known))

@@ -43,6 +43,11 @@ impl UserClaim {
         names.iter().all(|name| !name.is_empty()).then_some(Self(names))
     }
 
+    /// Whether `claim` is the outermost of its names.
+    pub(super) fn begins_with(&self, claim: &str) -> bool {
+        self.0.first().is_some_and(|first| first == claim)
+    }
+
     fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<(&'a Value, &'a Map<String, Value>)> {
         let (last, outer) = self.0.split_last()?;
         let holder = outer.iter().try_fold(claims, |members, name| members.get(name)?.as_object())?;

@@ -133,7 +133,8 @@ impl Proofs {
         let mut remembered_from = before.remembered_from;
         if horizon > before.horizon && !before.horizon.is_zero() {
             // What was seen a horizon ago may be forgotten by now; it was made up to a leeway later than seen.
-            remembered_from = Some(now.earlier(before.horizon.saturating_sub(before.leeway)));
+            let from = now.earlier(before.horizon.saturating_sub(before.leeway));
+            remembered_from = remembered_from.max(Some(from));
         }
         before.seen.reach(horizon);
         let (horizon, leeway) = (horizon.max(before.horizon), leeway.max(before.leeway));
@@ -211,6 +212,28 @@ fn proof_id(key: &Thumbprint, jti: &str) -> ProofId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_forgotten_stays_out_however_often_proofs_may_get_older() {
+        let with = |age: u64, leeway: u64, before: Option<&Proofs>, now: u64| {
+            let settings = ProofSettings { origins: Vec::new(), nonces: Nonces::new(None).unwrap(), own_secret: true };
+            let config = serde_json::json!({ "oidc_generic": { "issuer": "https://a.example", "audiences": ["a"],
+                "dpop": "accepted", "dpop_proof_age_max_s": age, "leeway_s": leeway } });
+            let rules = Rules::compile(&serde_json::from_value(config).unwrap(), &Files::memory([])).unwrap();
+            Proofs::new(settings, &[rules], before, Timestamp::from_seconds(now))
+        };
+        let first = with(60, 10, None, 0);
+        assert_eq!(first.remembered_from, None);
+        let second = with(300, 10, Some(&first), 1_000);
+        assert_eq!(second.remembered_from, Some(Timestamp::from_seconds(940)), "seen 70 s ago, made up to 10 s later");
+        let third = with(600, 10, Some(&second), 1_020);
+        assert_eq!(third.remembered_from, second.remembered_from, "what was forgotten is not remembered again");
+        let less = with(30, 0, Some(&third), 2_000);
+        assert_eq!((less.horizon, less.remembered_from), (third.horizon, third.remembered_from));
+        assert_eq!(with(600, 10, Some(&less), 2_000).remembered_from, third.remembered_from);
+        let nonce = first.nonces.present(Timestamp::from_seconds(0));
+        assert!(less.nonces.holds(nonce.as_str(), Timestamp::from_seconds(0)), "nonces outlive it too");
+    }
 
     #[test]
     fn a_uri_is_ours_by_origin_and_exact_path() {

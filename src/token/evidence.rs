@@ -16,6 +16,7 @@ use super::{
     profile::Profile,
 };
 use crate::base::{
+    digest::sha256,
     fetch::Transport,
     files::Files,
     problem::{Problem, Problems, bounded},
@@ -187,7 +188,7 @@ fn key_source(settings: &IssuerSettings, files: &Files) -> Result<KeySource, Pro
             let text = files.read(&file.value).map_err(|error| Problem::unreadable(file, &error))?;
             let checked = KeySet::parse(text.as_bytes());
             checked.map_err(|error| Problem::at(file, error.to_string()).fix(JWK_SET))?;
-            Ok(KeySource::File(file.value.clone()))
+            Ok(KeySource::File { path: file.value.clone(), digest: sha256(text.as_bytes()) })
         }
         (None, None, Some(keys)) => {
             let text = keys.value.to_string();
@@ -221,7 +222,7 @@ fn key_source(settings: &IssuerSettings, files: &Files) -> Result<KeySource, Pro
 
 fn worth_keeping(copy: &Spanned<PathBuf>, source: Option<&KeySource>) -> Result<(), Problem> {
     match source {
-        Some(KeySource::File(_) | KeySource::Inline(_)) => {
+        Some(KeySource::File { .. } | KeySource::Inline(_)) => {
             Err(Problem::at(copy, "a copy of keys that are at hand").fix("remove `jwks_copy`"))
         }
         _ => Ok(()),

@@ -73,9 +73,6 @@ impl Issuers {
                 Evidence::Signature { source, ring, .. } => {
                     let known = before.and_then(|before| before.signing.get(&rules.issuer));
                     let keys = known.map(|known| &known.keys).filter(|keys| keys.keeps(source, ring)).cloned();
-                    if let Some(keys) = &keys {
-                        keys.refresh_from_file();
-                    }
                     let start = || KeyRing::start(rules.issuer.clone(), source.clone(), outside.clone(), ring.clone());
                     let keys = keys.unwrap_or_else(|| Arc::new(start()));
                     // Tokens are remembered by the very rules that they were checked by.

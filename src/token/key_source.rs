@@ -27,7 +27,12 @@ pub enum KeySource {
         transport: Transport,
     },
     /// A key set in a file.
-    File(PathBuf),
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What it held when the configuration was read: with other keys it is another source.
+        digest: [u8; 32],
+    },
     /// A key set in the configuration.
     Inline(String),
 }
@@ -72,7 +77,7 @@ impl KeySource {
     pub(super) fn name(&self) -> String {
         match self {
             Self::Url(url) | Self::Discovery { metadata: [url, _], .. } => url.to_string(),
-            Self::File(path) => path.display().to_string(),
+            Self::File { path, .. } => path.display().to_string(),
             Self::Inline(_) => "inline".into(),
         }
     }
@@ -88,7 +93,7 @@ impl KeySource {
         };
         let document = match self {
             Self::Url(url) => get(url).await?,
-            Self::File(path) => {
+            Self::File { path, .. } => {
                 let (files, read) = (outside.files.clone(), path.clone());
                 let text = tokio::task::spawn_blocking(move || files.read(&read)).await;
                 let failed = |error| SourceError::File { path: path.clone(), error };

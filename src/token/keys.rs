@@ -138,13 +138,6 @@ impl KeyRing {
         self.source == *source && self.settings == *settings
     }
 
-    /// Reads its keys again, where they are in a file, which may have changed.
-    pub(super) fn refresh_from_file(&self) {
-        if matches!(self.source, KeySource::File(_)) {
-            self.shared.wanted.notify_one();
-        }
-    }
-
     /// Changes whenever the keys change: what was verified under another generation must be verified again.
     pub fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::Acquire)

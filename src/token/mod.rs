@@ -174,6 +174,10 @@ impl VerifiedToken {
     pub fn agents_id(&self, named: &Identifier) -> String {
         self.rules.agent_id(named)
     }
+    /// Whether this claim names the user acted for, by the issuer's configuration.
+    pub fn names_user_by(&self, claim: &str) -> bool {
+        self.rules.user_claim.as_ref().is_some_and(|named| named.begins_with(claim))
+    }
     /// The user's Cedar id, if there is a delegation.
     pub fn user_id(&self) -> Option<String> {
         self.delegation().map(|delegation| self.rules.user_id(delegation.user()))

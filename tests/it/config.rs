@@ -286,7 +286,7 @@ fn routes_fit_the_schema() {
         let owner = format!("owner: User::\"{{{hole}}}\"");
         with("owner: User::\"{path.userId}\"", &owner, &["cannot say: whoever asks fills it in"]);
     }
-    for header in ["x-portcullis-user", "x_portcullis_user", "x-forwarded-for", "dpop"] {
+    for header in ["x-portcullis-user", "x_portcullis_user", "x-forwarded-for", "dpop", "te", "upgrade"] {
         let resource = format!("UserData::\"{{header.{header}}}\"");
         with("UserData::\"{path.userId}\"", &resource, &["is not forwarded"]);
     }
@@ -303,11 +303,15 @@ fn stores_are_told_apart_and_hosts_are_seen_by_the_upstream() {
     let named = |stores: &str, shown: &str| with("routes:", &format!("stores:\n{stores}\nroutes:"), &[shown]);
     named("- { name: a }", "a store without policies");
     named("- { name: default, folder: policies }", "`default` is the store that `policies` names");
-    named("- { name: a, folder: policies }\n- { name: a, folder: policies }", "two stores have one name");
+    named("- { name: a, folder: b }\n- { name: a, folder: c }", "two stores have one name");
+    named("- { name: a, folder: policies/a }", "a folder inside that of another store");
+    named("- { name: a, folder: ./policies }", "a folder inside that of another store");
+    named("- { name: a, folder: b/c }\n- { name: d, folder: b }", "a folder inside that of another store");
     named("- { name: a, folder: nowhere }", "folder `nowhere` holds no `.cedar` file");
-    named("- { name: a, folder: policies, level_max: 0 }", "`level_max` is out of range");
-    named("- { name: a, folder: policies, hosts: [A.example] }", "not a host");
-    named("- { name: a, folder: policies, hosts: ['a.example:80/'] }", "not a host");
+    named("- { name: a, folder: a, level_max: 0 }", "`level_max` is out of range");
+    for host in ["A.example", "a.example:80/", "a.example:80", "a.example.", "'::1'", "u@a.example", "'a b'", "''"] {
+        named(&format!("- {{ name: default, hosts: [{host}] }}"), "not a host");
+    }
     named(
         "- { name: a, folder: policies, hosts: [a.example] }\n- { name: default, hosts: [a.example] }",
         "this host stands twice",
@@ -315,6 +319,25 @@ fn stores_are_told_apart_and_hosts_are_seen_by_the_upstream() {
     named("- { name: default, hosts: [a.example] }", "the upstream does not see it");
     with("    action: readOnly", "    action: readOnly\n    store: other", &["there is no store `other`"]);
     with("UserData::\"{path.userId}\"", "UserData::\"{host}\"", &["the upstream does not see it"]);
+    let input = |member: &str| {
+        let schema = "entity User, Agent, Doc; action read appliesTo { principal: [Agent], resource: [Doc], context: { input: { a?: String } } };";
+        let files = Files::memory([("policies/schema.cedarschema", schema), ("policies/p.cedar", "")]);
+        let text = format!(
+            "listen: 127.0.0.1:0\nupstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n\
+             - oidc_generic: {{ issuer: 'https://a.example', audiences: [api] }}\nroutes:\n\
+             - {{ methods: [GET], path: /, action: read, resource: 'Doc::\"x\"', input: {{ {member} }} }}\n"
+        );
+        let loaded = config::parse("config.yaml".into(), text, files).unwrap();
+        loaded.compile().map_or_else(|problems| problems.to_string(), |_| String::new())
+    };
+    assert_eq!(input("a: '{query.a}'"), "");
+    assert!(input("a: '{host}'").contains("the upstream does not see it"));
+    assert!(input("a: '{header.x-forwarded-for}'").contains("is not forwarded"));
+    assert!(
+        input("b: x").contains("the schema does not know it")
+            && input("b: x").contains("a member `a`, which the route")
+    );
+    assert!(input("").contains("gives no `input`"), "{}", input(""));
     assert_eq!(problems_of(&MINIMAL.replace("routes:", "stores: [{ name: default, hosts: ['*'] }]\nroutes:")), "");
 }
 
@@ -350,7 +373,9 @@ fn a_foreign_profile_needs_what_its_policies_take_for_granted() {
         "profile: avp",
         &["Verified Permissions knows principals as `<pool id>|<sub>`", "nothing says what users are"],
     );
-    profile("groups: { claim: g, type: Nothing }", &["the schema lets no `Agent` be in a `Nothing`"]);
+    profile("groups: { claim: g, type: Nothing }", &["the schema has no groups `Nothing` that a `Agent` may be in"]);
+    let groups = "agent: Agent, groups: { claim: g, type: User }";
+    profile(groups, &["the schema has no groups `User`"]);
     profile("profile: other", &["unknown variant `other`"]);
 }
 

@@ -200,6 +200,33 @@ async fn a_bad_version_keeps_the_good_one_and_says_where_it_is_bad() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn half_of_a_change_is_not_taken() {
+    let folder = folder();
+    let mut house = House::following(folder.path(), CONFIG).await;
+    let path = folder.path().join("policies/growing.cedar");
+    // Each of these versions reads well.
+    let writer = tokio::task::spawn_blocking(move || {
+        let start = Instant::now();
+        let mut text = FORBID.to_owned();
+        for number in 0.. {
+            if start.elapsed() > Duration::from_secs(6) {
+                break;
+            }
+            text += &format!("@id(\"n{number}\") permit (principal, action, resource);\n");
+            fs::write(&path, &text).unwrap();
+            std::thread::sleep(Duration::from_millis(40));
+        }
+    });
+    while !writer.is_finished() {
+        assert_eq!(call(&mut house).await, "allowed");
+        sleep(Duration::from_millis(100)).await;
+    }
+    becomes(&mut house, "access_denied").await;
+    let (good, refused, failing) = reloads(&house, 2).await;
+    assert!(good == 1 && refused >= 1 && !failing, "{good} good, {refused} refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_ends_on_the_snapshot_that_it_began_on() {
     let folder = folder();
     let mut house = House::following(folder.path(), CONFIG).await;

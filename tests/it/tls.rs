@@ -128,6 +128,13 @@ async fn a_renewed_certificate_is_shown_to_those_who_come_next() {
             format!("openssl s_client -connect {address} </dev/null 2>/dev/null | openssl x509 -noout -serial");
         String::from_utf8(run(path, "sh", &["-c", &script]).stdout).unwrap()
     };
+    let mut kept = Command::new("openssl")
+        .args(["s_client", "-quiet", "-connect", &house.app.address().to_string()])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let before = tokio::task::block_in_place(|| shown(&house));
     assert!(before.starts_with("serial="), "{before}");
     // The key does not fit the new certificate until it is there too.
@@ -137,12 +144,20 @@ async fn a_renewed_certificate_is_shown_to_those_who_come_next() {
         "x509 -req -in new.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile gate.ext -out new.pem",
     );
     fs::rename(path.join("new.pem"), path.join("gate.pem")).unwrap();
-    while !house.operators("/readyz").await.body.contains("`tls`: ") {}
+    let start = std::time::Instant::now();
+    while !house.operators("/readyz").await.body.contains("`tls`: ") {
+        assert!(start.elapsed().as_secs() < 20, "nothing is said of the key");
+    }
     assert_eq!(tokio::task::block_in_place(|| shown(&house)), before);
     fs::rename(path.join("new.key"), path.join("gate.key")).unwrap();
     let start = std::time::Instant::now();
     while tokio::task::block_in_place(|| shown(&house)) == before {
         assert!(start.elapsed().as_secs() < 20, "the old certificate is still shown");
+    }
+    // A connection by the old handshake is not kept for requests to come.
+    let start = std::time::Instant::now();
+    while kept.try_wait().unwrap().is_none() {
+        assert!(start.elapsed().as_secs() < 5, "the old connection is kept");
     }
     assert_eq!(call(&mut house, path, &token, None).await, ["allowed"; 2]);
 }

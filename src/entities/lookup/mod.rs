@@ -41,6 +41,14 @@ pub(crate) const ROWS_MAX: usize = 100;
 /// What is kept of one answer, in bytes, at most.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
 
+/// What an answer is taken to weigh at least, in bytes: the room for answers is as many times that.
+const ANSWER_BYTES: u64 = 2048;
+
+fn weight(key: &str, bytes: usize) -> u32 {
+    let whole = u64::try_from(key.len().saturating_add(bytes)).unwrap_or(u64::MAX).max(ANSWER_BYTES);
+    u32::try_from(whole).unwrap_or(u32::MAX)
+}
+
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LookupError {
@@ -99,7 +107,8 @@ pub(crate) struct Lookup<K: Keeps> {
     keeps: K,
     asker: Asker,
     known: Cache<String, Known<K::Kept>>,
-    places: Semaphore,
+    /// For strange keys, and for known ones.
+    places: [Semaphore; 2],
     breaker: Breaker,
     answered: AtomicU64,
     failed: AtomicU64,
@@ -114,12 +123,14 @@ enum Asker {
 /// What is known of one key.
 struct Known<T> {
     good: Option<(Arc<T>, Instant)>,
+    /// What it takes, in bytes.
+    bytes: usize,
     failed: Option<(Instant, LookupError)>,
 }
 
 impl<T> Clone for Known<T> {
     fn clone(&self) -> Self {
-        Self { good: self.good.clone(), failed: self.failed }
+        Self { good: self.good.clone(), bytes: self.bytes, failed: self.failed }
     }
 }
 
@@ -139,8 +150,12 @@ impl<K: Keeps> Lookup<K> {
         };
         let longest = keep.fresh.max(keep.absent).saturating_add(keep.stale_max).saturating_add(RETRY_AFTER);
         Self {
-            known: Cache::builder().max_capacity(keep.answers_max).time_to_live(longest).build(),
-            places: Semaphore::new(keep.questions_max),
+            known: Cache::builder()
+                .max_capacity(keep.answers_max.saturating_mul(ANSWER_BYTES))
+                .weigher(|key: &String, known: &Known<K::Kept>| weight(key, known.bytes))
+                .time_to_live(longest)
+                .build(),
+            places: plan.places().map(Semaphore::new),
             breaker: Breaker::new(keep.failures_max, keep.pause),
             plan,
             keeps,
@@ -179,42 +194,51 @@ impl<K: Keeps> Lookup<K> {
             return Ok(answer);
         }
         // One asks about a key; the others wait for what it hears.
-        let asked = self.known.entry(name).and_compute_with(|entry| async {
+        let asked = self.known.entry(name).and_try_compute_with(|entry| async {
             let before = entry.map(moka::Entry::into_value);
             match before.as_ref().is_some_and(|known| self.fresh(known).is_some() || known.failed_lately()) {
-                true => Op::Nop,
-                false => Op::Put(self.learn(before, keys).await),
+                true => Ok(Op::Nop),
+                false => self.learn(before, keys).await.map(Op::Put),
             }
         });
-        let known = asked.await.into_entry().map(moka::Entry::into_value).ok_or(LookupError::Unavailable)?;
+        let known = asked.await?.into_entry().map(moka::Entry::into_value).ok_or(LookupError::Unavailable)?;
         match (self.fresh(&known), known.failed) {
             (Some(answer), _) => Ok(answer),
             (None, Some((_, error))) => self.stale(&known).ok_or(error),
-            (None, None) => known.answer().ok_or(LookupError::Unavailable),
+            (None, None) => Err(LookupError::Unavailable),
         }
     }
 
-    async fn learn(&self, before: Option<Known<K::Kept>>, keys: &[&str]) -> Known<K::Kept> {
-        match self.put(keys).await {
-            Ok(kept) => Known { good: Some((Arc::new(kept), Instant::now())), failed: None },
-            Err(error) => Known { good: before.and_then(|it| it.good), failed: Some((Instant::now(), error)) },
-        }
+    /// What is known once the source was asked, be it that it failed.
+    ///
+    /// # Errors
+    /// Where there was no time to ask it: that says nothing of the source.
+    async fn learn(&self, before: Option<Known<K::Kept>>, keys: &[&str]) -> Result<Known<K::Kept>, LookupError> {
+        // Who asks about strange keys does not hold up those who ask about known ones.
+        let [strange, familiar] = &self.places;
+        let (good, bytes) = before.map_or((None, 0), |before| (before.good, before.bytes));
+        let places = if good.is_some() { familiar } else { strange };
+        let place = timeout(self.plan.keep.timeout, places.acquire()).await;
+        let Ok(Ok(_place)) = place else { return Err(LookupError::Unavailable) };
+        Ok(match self.put(keys).await {
+            Ok((kept, bytes)) => Known { good: Some((Arc::new(kept), Instant::now())), bytes, failed: None },
+            Err(error) => Known { bytes, good, failed: Some((Instant::now(), error)) },
+        })
     }
 
-    async fn put(&self, keys: &[&str]) -> Result<K::Kept, LookupError> {
-        let Ok(_place) = self.places.try_acquire() else { return Err(LookupError::Unavailable) };
+    async fn put(&self, keys: &[&str]) -> Result<(K::Kept, usize), LookupError> {
         if !self.breaker.admits() {
             return Err(LookupError::Unavailable);
         }
         let outcome = match timeout(self.plan.keep.timeout, self.rows(keys)).await {
-            Ok(rows) => rows.and_then(|rows| self.keeps.keep(rows)).map_err(|why| (LookupError::Unavailable, why)),
-            Err(_) => Err((LookupError::TimedOut, "no answer in time".to_owned())),
+            Ok(rows) => rows.and_then(|rows| self.keep(rows)),
+            Err(_) => Err(Failure { error: LookupError::TimedOut, ..Failure::of_source("no answer in time") }),
         };
-        let outcome = outcome.and_then(|(kept, bytes)| match bytes {
-            ..=KEPT_BYTES_MAX => Ok(kept),
-            _ => Err((LookupError::Unavailable, format!("more than {KEPT_BYTES_MAX} bytes"))),
-        });
-        self.breaker.note(outcome.is_ok());
+        // What depends on the key says nothing of the source: whoever chooses keys could have it left alone.
+        match &outcome {
+            Err(Failure { of_source: false, .. }) => {}
+            outcome => self.breaker.note(outcome.is_ok()),
+        }
         let count = if outcome.is_ok() { &self.answered } else { &self.failed };
         count.fetch_add(1, Ordering::Relaxed);
         // One line when it begins and one when it ends: how often it happens is counted.
@@ -222,20 +246,27 @@ impl<K: Keeps> Lookup<K> {
             Ok(_) if self.failing.swap(false, Ordering::Relaxed) => {
                 tracing::info!(source = %self.plan.name, "the source answers again");
             }
-            Err((_, error)) if !self.failing.swap(true, Ordering::Relaxed) => {
-                tracing::warn!(source = %self.plan.name, error, "a source fails");
+            Err(Failure { why, .. }) if !self.failing.swap(true, Ordering::Relaxed) => {
+                tracing::warn!(source = %self.plan.name, error = why, "a source fails");
             }
             _ => {}
         }
-        outcome.map_err(|(error, _)| error)
+        outcome.map_err(|failure| failure.error)
     }
 
-    async fn rows(&self, keys: &[&str]) -> Result<Vec<Value>, String> {
+    fn keep(&self, rows: Vec<Value>) -> Result<(K::Kept, usize), Failure> {
+        match self.keeps.keep(rows).map_err(Failure::of_key)? {
+            (kept, bytes @ ..=KEPT_BYTES_MAX) => Ok((kept, bytes)),
+            _ => Err(Failure::of_key(format!("more than {KEPT_BYTES_MAX} bytes"))),
+        }
+    }
+
+    async fn rows(&self, keys: &[&str]) -> Result<Vec<Value>, Failure> {
         match (&self.asker, &self.plan.whom) {
             (Asker::Sql(database), _) => match database.rows(keys, ROWS_MAX).await {
                 Ok(rows) => bounded(rows.into_iter().map(Value::Object).collect()),
-                Err(QueryError::NoSuchValue) => Ok(Vec::new()),
-                Err(QueryError::Failed(why)) => Err(why),
+                Err(QueryError::Data(why)) => Err(Failure::of_key(why)),
+                Err(QueryError::Failed(why)) => Err(Failure::of_source(why)),
             },
             (Asker::Http(fetch), Whom::Http { url, authorization, at }) => {
                 // What no URL can name, no server knows.
@@ -244,10 +275,12 @@ impl<K: Keeps> Lookup<K> {
                 match fetch.fetch(ask).await {
                     Ok(document) => items(&document.body, at),
                     Err(FetchError::Status(404 | 410)) => Ok(Vec::new()),
-                    Err(error) => Err(error.to_string()),
+                    Err(error) => {
+                        Err(Failure { of_source: is_of_source(&error), ..Failure::of_key(error.to_string()) })
+                    }
                 }
             }
-            (Asker::Http(_), Whom::Sql(_)) => Err("nobody to ask".into()),
+            (Asker::Http(_), Whom::Sql(_)) => Err(Failure::of_source("nobody to ask")),
         }
     }
 
@@ -259,11 +292,41 @@ impl<K: Keeps> Lookup<K> {
         self.within(known, self.plan.keep.stale_max)
     }
 
+    /// That a key is unknown does not serve beyond its time, whatever the source does.
     fn within(&self, known: &Known<K::Kept>, grace: Duration) -> Option<Answer<K::Kept>> {
         let answer = known.answer()?;
         let keep = &self.plan.keep;
-        let lifetime = if K::is_absent(&answer.kept) { keep.absent } else { keep.fresh };
-        (answer.age < lifetime.saturating_add(grace)).then_some(answer)
+        let lifetime = match K::is_absent(&answer.kept) {
+            true => keep.absent,
+            false => keep.fresh.saturating_add(grace),
+        };
+        (answer.age < lifetime).then_some(answer)
+    }
+}
+
+/// Why a question failed.
+struct Failure {
+    error: LookupError,
+    why: String,
+    /// Whether it would have failed for any key.
+    of_source: bool,
+}
+
+impl Failure {
+    fn of_source(why: impl Into<String>) -> Self {
+        Self { error: LookupError::Unavailable, why: why.into(), of_source: true }
+    }
+
+    fn of_key(why: impl Into<String>) -> Self {
+        Self { of_source: false, ..Self::of_source(why) }
+    }
+}
+
+const fn is_of_source(error: &FetchError) -> bool {
+    match error {
+        FetchError::Unreachable(_) | FetchError::TimedOut(_) => true,
+        FetchError::Status(status) => matches!(status, 401 | 403 | 429 | 500..),
+        FetchError::Redirect | FetchError::TooLarge(_) | FetchError::NotJson => false,
     }
 }
 
@@ -278,16 +341,17 @@ impl<T> Known<T> {
 }
 
 /// The objects that are meant in a document: one, or each of an array.
-fn items(body: &[u8], at: &str) -> Result<Vec<Value>, String> {
-    let document = json::parse(body).map_err(|error| format!("the answer is not JSON: {error}"))?;
+fn items(body: &[u8], at: &str) -> Result<Vec<Value>, Failure> {
+    let document = json::parse(body);
+    let document = document.map_err(|error| Failure::of_key(format!("the answer is not JSON: {error}")))?;
     match document.pointer(at) {
         Some(object @ Value::Object(_)) => Ok(vec![object.clone()]),
         Some(Value::Array(items)) => bounded(items.clone()),
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(_) => Err("the answer holds neither an object nor an array".into()),
+        Some(_) => Err(Failure::of_key("the answer holds neither an object nor an array")),
     }
 }
 
-fn bounded(rows: Vec<Value>) -> Result<Vec<Value>, String> {
-    if rows.len() > ROWS_MAX { Err(format!("more than {ROWS_MAX} rows")) } else { Ok(rows) }
+fn bounded(rows: Vec<Value>) -> Result<Vec<Value>, Failure> {
+    if rows.len() > ROWS_MAX { Err(Failure::of_key(format!("more than {ROWS_MAX} rows"))) } else { Ok(rows) }
 }

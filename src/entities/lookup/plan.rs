@@ -54,7 +54,7 @@ pub struct SqlLookup {
     pub transport: Option<ConnectionWaiver>,
     /// The statement. `$1` is the key, as text.
     pub statement: Spanned<String>,
-    /// Connections that are held at most. Default 4.
+    /// Connections that are held at most, half of them for what is known already. Default 4.
     pub connections_max: Option<Spanned<u32>>,
     /// How answers are kept and questions bounded.
     #[serde(default)]
@@ -91,9 +91,9 @@ pub struct KeepConfig {
     pub stale_max_s: Option<Spanned<u64>>,
     /// Answers that are kept. Default 10000.
     pub answers_max: Option<Spanned<u64>>,
-    /// Questions under way at once. Default 64.
+    /// Questions under way at once; as many again about what is known already. Default 64.
     pub questions_max: Option<Spanned<usize>>,
-    /// Failures in a row after which the source is left alone. Default 5.
+    /// Failures of its own, in a row, after which the source is left alone. Default 5.
     pub failures_max: Option<Spanned<u32>>,
     /// Seconds for which it is left alone. Default 5.
     pub pause_s: Option<Spanned<u64>>,
@@ -154,6 +154,19 @@ impl LookupConfig {
 }
 
 impl LookupPlan {
+    /// How many questions may be under way: about what is strange, and about what is known.
+    pub(super) fn places(&self) -> [usize; 2] {
+        match &self.whom {
+            Whom::Http { .. } => [self.keep.questions_max; 2],
+            // No more than there are connections, so that none is waited for in vain.
+            Whom::Sql(query) => {
+                let connections = usize::try_from(query.connections_max).unwrap_or(usize::MAX);
+                let strange = connections.div_euclid(2);
+                [strange, connections.saturating_sub(strange)].map(|places| places.min(self.keep.questions_max))
+            }
+        }
+    }
+
     /// Whether values come with SQL's types, which are fewer than JSON's.
     pub(crate) const fn is_sql(&self) -> bool {
         matches!(self.whom, Whom::Sql(_))
@@ -209,7 +222,7 @@ impl SqlLookup {
                 Problem::at(statement, "the statement has no parameter").fix("write `$1` where the key is to stand"),
             );
         }
-        let connections = bounded(self.connections_max.as_ref(), "connections_max", 4, 1..=100);
+        let connections = bounded(self.connections_max.as_ref(), "connections_max", 4, 2..=100);
         let connections_max = problems.keep(connections);
         let query = (|| {
             let (name, address) = address?;
@@ -221,9 +234,9 @@ impl SqlLookup {
 }
 
 fn sqlite(path: &Spanned<PathBuf>, files: &Files) -> Result<(String, DatabaseAddress), Problem> {
-    let real = files.real(&path.value).map_err(|error| Problem::unreadable(path, &error))?;
+    let file = files.path(&path.value).map_err(|error| Problem::unreadable(path, &error))?;
     match files.unobserved().stamp(&path.value) {
-        Ok(_) => Ok((format!("sqlite {}", path.value.display()), DatabaseAddress::Sqlite(real))),
+        Ok(_) => Ok((format!("sqlite {}", path.value.display()), DatabaseAddress::Sqlite(file))),
         Err(error) => Err(Problem::unreadable(path, &error)),
     }
 }
