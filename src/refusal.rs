@@ -9,7 +9,7 @@ use http::StatusCode;
 
 use crate::{
     entities::MappingError,
-    policy::{Denied, DenyReason},
+    policy::{Denied, DenyReason, PolicyNote},
     request::RequestError,
     token::{TokenError, nonce::Nonce},
 };
@@ -79,6 +79,8 @@ pub enum Challenge {
     InvalidToken,
     /// The token lacks this scope.
     InsufficientScope(String),
+    /// The user is to authenticate by one of these contexts (RFC 9470 section 3).
+    StepUp(String),
     /// The DPoP proof will not do.
     InvalidProof,
     /// The DPoP proof needs the nonce that is told beside.
@@ -110,13 +112,8 @@ impl Refusal {
             Self::Token(error) => token_row(*error),
             Self::RouteMissing => row(StatusCode::NOT_FOUND, "route_missing"),
             Self::Mapping(error) => mapping_row(error),
-            Self::Denied(denied) => row(
-                StatusCode::FORBIDDEN,
-                match denied.reason {
-                    DenyReason::Policy => "access_denied",
-                    DenyReason::Failure => "policy_failed",
-                },
-            ),
+            Self::Denied(Denied { reason: DenyReason::Failure, .. }) => row(StatusCode::FORBIDDEN, "policy_failed"),
+            Self::Denied(_) => self.denied_row(),
             Self::Upstream(UpstreamError::Unreachable) => row(StatusCode::BAD_GATEWAY, "upstream_unreachable"),
             Self::Upstream(UpstreamError::Invalid) => row(StatusCode::BAD_GATEWAY, "upstream_invalid"),
             Self::Upstream(UpstreamError::TimedOut) => row(StatusCode::GATEWAY_TIMEOUT, "upstream_timed_out"),
@@ -127,6 +124,20 @@ impl Refusal {
             Self::Overloaded => row(StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::Internal => row(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
+    }
+
+    /// What a policy's author says that would help: a challenge is an offer to try again otherwise.
+    fn denied_row(&self) -> Row {
+        let (status, challenge) = match self.author() {
+            Some(PolicyNote { step_up: Some(acr), .. }) => {
+                (StatusCode::UNAUTHORIZED, Some(Challenge::StepUp(acr.clone())))
+            }
+            Some(PolicyNote { required_scope: Some(scope), .. }) => {
+                (StatusCode::FORBIDDEN, Some(Challenge::InsufficientScope(scope.clone())))
+            }
+            _ => (StatusCode::FORBIDDEN, None),
+        };
+        Row { status, code: "access_denied", challenge }
     }
 
     /// One of each kind, for documentation and tests.
@@ -237,11 +248,10 @@ impl Refusal {
         (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5))
     }
 
-    /// What a policy's author wrote for the client: (`@reason`, `@advice`) of the first determining policy with any.
-    pub fn words_of_author(&self) -> (Option<&str>, Option<&str>) {
-        let Self::Denied(Denied { reason: DenyReason::Policy, determining, .. }) = self else { return (None, None) };
-        let spoken = determining.iter().find(|note| note.reason.is_some() || note.advice.is_some());
-        spoken.map_or((None, None), |note| (note.reason.as_deref(), note.advice.as_deref()))
+    /// The first determining policy whose author says anything to the client.
+    fn author(&self) -> Option<&PolicyNote> {
+        let Self::Denied(Denied { reason: DenyReason::Policy, determining, .. }) = self else { return None };
+        determining.iter().map(|note| &**note).find(|note| note.speaks())
     }
 
     /// Where the user can give the consent that is missing.
@@ -255,14 +265,21 @@ impl Refusal {
     /// The body: a problem document (RFC 9457) in JSON.
     pub fn problem(&self, decision_id: &str) -> serde_json::Value {
         let status = self.status();
-        let (reason, advice) = self.words_of_author();
+        let said = |word: fn(&PolicyNote) -> &Option<String>| self.author().and_then(|note| word(note).as_deref());
         let mut problem = serde_json::json!({
             "type": format!("urn:portcullis:refusal:{}", self.public_code()),
             "title": status.canonical_reason().unwrap_or_default(),
             "status": status.as_u16(),
             "decision_id": decision_id,
         });
-        for (name, words) in [("detail", reason), ("advice", advice), ("consent_uri", self.consent_uri())] {
+        let members = [
+            ("detail", said(|note| &note.reason)),
+            ("advice", said(|note| &note.advice)),
+            ("required_scope", said(|note| &note.required_scope)),
+            ("step_up", said(|note| &note.step_up)),
+            ("consent_uri", self.consent_uri()),
+        ];
+        for (name, words) in members {
             if let (Some(words), Some(problem)) = (words, problem.as_object_mut()) {
                 problem.insert(name.into(), words.into());
             }
@@ -356,6 +373,14 @@ pub enum Offered {
     Proof,
 }
 
+/// An error told by the scheme that the client came by.
+fn error_as(offered: Offered, error: &str) -> String {
+    match offered {
+        Offered::Proof => format!("DPoP {error}, {PROOF_ALGORITHMS}"),
+        Offered::Bearer | Offered::Both => format!("Bearer {error}"),
+    }
+}
+
 impl Challenge {
     /// The header's value, to a client that came, or may come, by schemes such as `offered`.
     pub fn to_header(&self, offered: Offered) -> String {
@@ -365,9 +390,13 @@ impl Challenge {
             Self::InvalidProof => format!("DPoP error=\"invalid_dpop_proof\", {PROOF_ALGORITHMS}"),
             Self::ProofNonce => format!("DPoP error=\"use_dpop_nonce\", {PROOF_ALGORITHMS}"),
             Self::InvalidRequest => "Bearer error=\"invalid_request\"".into(),
-            Self::InvalidToken if offered == Offered::Proof => format!("DPoP {INVALID}, {PROOF_ALGORITHMS}"),
-            Self::InvalidToken => format!("Bearer {INVALID}"),
-            Self::InsufficientScope(scope) => format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\""),
+            Self::InvalidToken => error_as(offered, INVALID),
+            Self::InsufficientScope(scope) => {
+                error_as(offered, &format!("error=\"insufficient_scope\", scope=\"{scope}\""))
+            }
+            Self::StepUp(acr) => {
+                error_as(offered, &format!("error=\"insufficient_user_authentication\", acr_values=\"{acr}\""))
+            }
         }
     }
 }

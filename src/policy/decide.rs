@@ -120,7 +120,7 @@ impl Policies {
     }
 
     fn note_of(&self, id: &PolicyId) -> Arc<PolicyNote> {
-        let unknown = || Arc::new(PolicyNote { id: id.to_string(), reason: None, advice: None });
+        let unknown = || Arc::new(PolicyNote::silent(id.to_string()));
         self.notes.get(id).cloned().unwrap_or_else(unknown)
     }
 }
@@ -215,7 +215,7 @@ mod tests {
     /// What Cedar's authorizer says of the whole set, in our words.
     fn plain(set: &PolicySet, question: &DecisionRequest) -> Decision {
         let response = Authorizer::new().is_authorized(&question.requests[0].1, set, &question.entities);
-        let note = |id: &PolicyId| Arc::new(PolicyNote { id: id.to_string(), reason: None, advice: None });
+        let note = |id: &PolicyId| Arc::new(PolicyNote::silent(id.to_string()));
         let erred: Vec<_> = response
             .diagnostics()
             .errors()

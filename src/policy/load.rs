@@ -249,9 +249,11 @@ impl CheckedSet {
     }
 
     fn add_policy(&mut self, policy: &Policy, source: &Arc<Source>, alone: bool) -> Result<(), Problem> {
-        let note = |name: &str| policy.annotation(name).filter(|text| !text.is_empty()).map(str::to_owned);
-        let id = self.name(note("id"), policy.id(), source, alone)?;
-        self.insert(policy.new_id(PolicyId::new(&id)), id, [note("reason"), note("advice")], source)
+        let id = policy.annotation("id").filter(|id| !id.is_empty()).map(str::to_owned);
+        let id = self.name(id, policy.id(), source, alone)?;
+        let note = PolicyNote::read(id, |name| policy.annotation(name));
+        let note = note.map_err(|message| Problem::new(message).within(source))?;
+        self.insert(policy.new_id(PolicyId::new(&note.id)), note, source)
     }
 
     /// What a policy or template is called: as it says itself, or else by its file where that is enough.
@@ -286,28 +288,21 @@ impl CheckedSet {
         let within = |problems: Problems| Problems(problems.0.into_iter().map(|it| it.within(source)).collect());
         let mut problems = Problems::default();
         for Linked { policy, template } in links::link(&source.text, &self.templates).map_err(within)? {
-            let note = |name: &str| {
-                let template = self.templates.get(&template)?;
-                template.annotation(name).filter(|text| !text.is_empty()).map(str::to_owned)
-            };
-            let (id, words) = (policy.id().to_string(), [note("reason"), note("advice")]);
+            let said = self.templates.get(&template);
+            let note = PolicyNote::read(policy.id().to_string(), |name| said?.annotation(name));
             self.used.insert(template);
-            problems.keep(self.insert(policy, id, words, source));
+            if let Some(note) = problems.keep(note.map_err(|message| Problem::new(message).within(source))) {
+                problems.keep(self.insert(policy, note, source));
+            }
         }
         problems.into_result(Some(()))
     }
 
-    fn insert(
-        &mut self,
-        policy: Policy,
-        id: String,
-        [reason, advice]: [Option<String>; 2],
-        source: &Arc<Source>,
-    ) -> Result<(), Problem> {
-        let name = PolicyId::new(&id);
+    fn insert(&mut self, policy: Policy, note: PolicyNote, source: &Arc<Source>) -> Result<(), Problem> {
+        let name = PolicyId::new(&note.id);
         self.claim(&name, source)?;
         self.policies.add(policy).map_err(|error| Problem::from_cedar(&error, source))?;
-        self.notes.insert(name, Arc::new(PolicyNote { id, reason, advice }));
+        self.notes.insert(name, Arc::new(note));
         Ok(())
     }
 

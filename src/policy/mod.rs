@@ -5,6 +5,7 @@ mod index;
 mod links;
 mod load;
 mod nesting;
+mod note;
 pub mod stores;
 
 use std::{collections::HashMap, sync::Arc};
@@ -13,19 +14,11 @@ use cedar_policy::{Authorizer, PolicyId};
 
 pub use self::decide::{Allowed, Decision, Denied, DenyReason};
 use self::index::Index;
-pub use self::load::{Ids, Loaded, PolicyFiles};
 use self::stores::OnError;
-
-/// A policy as records and refusals speak of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyNote {
-    /// `@id`.
-    pub id: String,
-    /// `@reason`: what the author wants a refused client to be told.
-    pub reason: Option<String>,
-    /// `@advice`: what the author wants a refused client to do.
-    pub advice: Option<String>,
-}
+pub use self::{
+    load::{Ids, Loaded, PolicyFiles},
+    note::PolicyNote,
+};
 
 /// A validated set of policies. An empty one denies everything.
 pub struct Policies {
