@@ -3,9 +3,13 @@
 //! Exact inside, coarse outside: the code goes into the record; a client learns no more than RFC 6750 asks for and
 //! what a policy's author wrote for it.
 
+mod challenge;
+
 use std::time::Duration;
 
 use http::StatusCode;
+
+pub use self::challenge::{Challenge, Offered};
 
 use crate::{
     entities::MappingError,
@@ -68,25 +72,6 @@ pub enum ClientError {
     Gone,
 }
 
-/// `WWW-Authenticate` (RFC 6750 section 3).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Challenge {
-    /// A token is needed.
-    Plain,
-    /// The request is not one that can carry a token.
-    InvalidRequest,
-    /// The token will not do; which of its faults it was is not told.
-    InvalidToken,
-    /// The token lacks this scope.
-    InsufficientScope(String),
-    /// The user is to authenticate by one of these contexts (RFC 9470 section 3).
-    StepUp(String),
-    /// The DPoP proof will not do.
-    InvalidProof,
-    /// The DPoP proof needs the nonce that is told beside.
-    ProofNonce,
-}
-
 /// A row of the table.
 struct Row {
     status: StatusCode,
@@ -97,9 +82,6 @@ struct Row {
 const fn row(status: StatusCode, code: &'static str) -> Row {
     Row { status, code, challenge: None }
 }
-
-/// What a proof may be signed with (RFC 9449 section 7.1).
-const PROOF_ALGORITHMS: &str = "algs=\"ES256 ES384 EdDSA RS256 RS384 RS512 PS256 PS384 PS512\"";
 
 /// The code of the one description that all faults of a token share.
 const INVALID_TOKEN: &str = "invalid_token";
@@ -357,47 +339,6 @@ fn mapping_row(error: &MappingError) -> Row {
         MappingError::SourceTimedOut(_) => row(StatusCode::GATEWAY_TIMEOUT, "source_timed_out"),
         MappingError::AppRefused => row(StatusCode::FORBIDDEN, "app_refused"),
         MappingError::ClaimMissing(_) => row(StatusCode::FORBIDDEN, "claim_missing"),
-    }
-}
-
-const INVALID: &str = "error=\"invalid_token\", error_description=\"The access token is not valid for this service\"";
-
-/// The authentication schemes that a challenge is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offered {
-    /// `Bearer`.
-    Bearer,
-    /// `Bearer`, and `DPoP` too.
-    Both,
-    /// `DPoP`, by which the client came.
-    Proof,
-}
-
-/// An error told by the scheme that the client came by.
-fn error_as(offered: Offered, error: &str) -> String {
-    match offered {
-        Offered::Proof => format!("DPoP {error}, {PROOF_ALGORITHMS}"),
-        Offered::Bearer | Offered::Both => format!("Bearer {error}"),
-    }
-}
-
-impl Challenge {
-    /// The header's value, to a client that came, or may come, by schemes such as `offered`.
-    pub fn to_header(&self, offered: Offered) -> String {
-        match self {
-            Self::Plain if offered == Offered::Both => format!("Bearer, DPoP {PROOF_ALGORITHMS}"),
-            Self::Plain => "Bearer".into(),
-            Self::InvalidProof => format!("DPoP error=\"invalid_dpop_proof\", {PROOF_ALGORITHMS}"),
-            Self::ProofNonce => format!("DPoP error=\"use_dpop_nonce\", {PROOF_ALGORITHMS}"),
-            Self::InvalidRequest => "Bearer error=\"invalid_request\"".into(),
-            Self::InvalidToken => error_as(offered, INVALID),
-            Self::InsufficientScope(scope) => {
-                error_as(offered, &format!("error=\"insufficient_scope\", scope=\"{scope}\""))
-            }
-            Self::StepUp(acr) => {
-                error_as(offered, &format!("error=\"insufficient_user_authentication\", acr_values=\"{acr}\""))
-            }
-        }
     }
 }
 
