@@ -37,6 +37,9 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// How often files that go on changing are read again before that is said.
 const UNSETTLED_MAX: usize = 5;
 
+/// After a version that could not be read, the next is read after this.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
 /// What puts a compiled configuration in force.
 pub trait Install: Send + Sync + 'static {
     /// Puts it in force, whole, or gives back why not; then nothing has changed.
@@ -180,6 +183,7 @@ impl<I: Install> Keeper<I> {
                     }
                     Err(problem) => {
                         self.refuse(&problem.into());
+                        pause = pause.max(RETRY_AFTER);
                         true
                     }
                 };

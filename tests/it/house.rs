@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -129,6 +129,25 @@ pub(crate) fn claims() -> Value {
         "scope": "crossDomainService/read userData/read", "auth_time": 1_795_000_000, "exp": 1_795_003_600,
         "iat": 1_795_000_000, "jti": "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee",
     })
+}
+
+/// The first folder with all of these programs: one of `folders`, or else of the path. `make test` installs what is needed and
+/// asks that nothing be skipped.
+pub(crate) fn folder_with(programs: &[&str], folders: Vec<PathBuf>) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut all = folders.into_iter().chain(std::env::split_paths(&path)).chain(["/usr/sbin".into()]);
+    let found = all.find(|folder| programs.iter().all(|program| folder.join(program).exists()));
+    let skips = std::env::var_os("PORTCULLIS_TEST_SKIPS_NOTHING").is_none();
+    assert!(found.is_some() || skips, "{programs:?} are not installed");
+    if found.is_none() {
+        println!("SKIPPED: {programs:?} are not installed");
+    }
+    found
+}
+
+/// Whether a program is there.
+pub(crate) fn present(program: &str) -> bool {
+    folder_with(&[program], Vec::new()).is_some()
 }
 
 /// The repository's own files.

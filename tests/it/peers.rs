@@ -255,18 +255,6 @@ struct Nginx {
     port: u16,
 }
 
-/// Whether a program is there. `make test` installs what is needed and asks that nothing be skipped.
-fn present(program: &str) -> bool {
-    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .chain(["/usr/sbin".into()])
-        .any(|folder| Path::new(&folder).join(program).exists());
-    assert!(found || std::env::var_os("PORTCULLIS_TEST_SKIPS_NOTHING").is_none(), "{program} is not installed");
-    if !found {
-        println!("SKIPPED: {program} is not installed");
-    }
-    found
-}
-
 impl Nginx {
     async fn start(listen: &str, config: &str, prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -310,7 +298,7 @@ async fn curl(arguments: Vec<String>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn curl_reaches_nginx_only_as_far_as_the_policies_allow() {
-    if !(present("nginx") && present("curl")) {
+    if !(house::present("nginx") && house::present("curl")) {
         return;
     }
     let echo = "location / { return 200 \"$request_uri|$http_x_portcullis_user|$http_x_portcullis_agent|$http_authorization|\"; }";
@@ -337,7 +325,7 @@ async fn curl_reaches_nginx_only_as_far_as_the_policies_allow() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_bodies_pass_both_ways_byte_for_byte() {
-    if !(present("nginx") && present("curl")) {
+    if !(house::present("nginx") && house::present("curl")) {
         return;
     }
     let nginx = Nginx::start("", "location / { root files; dav_methods PUT; }", |folder| {
@@ -369,7 +357,7 @@ async fn large_bodies_pass_both_ways_byte_for_byte() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_with_a_certificate_nobody_vouches_for_is_not_talked_to() {
-    if !(present("nginx") && present("openssl")) {
+    if !(house::present("nginx") && house::present("openssl")) {
         return;
     }
     let certificate = |folder: &Path| {
@@ -424,7 +412,7 @@ async fn a_refusal_still_comes_after_100_continue() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_is_let_go_and_recorded() {
-    if !present("nginx") {
+    if !house::present("nginx") {
         return;
     }
     let nginx = Nginx::start("", "location / { root files; }", |folder| {
