@@ -107,8 +107,7 @@ impl Files {
     /// # Errors
     /// What the file system says; files in memory never change and have none.
     pub fn stamp(&self, path: &Path) -> io::Result<Stamp> {
-        let Self::Disk { root, .. } = self else { return Err(io::ErrorKind::Unsupported.into()) };
-        Stamp::of(&root.join(path))
+        Stamp::of(&self.path(path)?)
     }
 
     /// Puts `text` in the place of `path`, whole or not at all. A file that was there keeps its permissions; a new one is for

@@ -9,9 +9,11 @@ pub fn same(name: impl ExactSizeIterator<Item = u8>, other: &str) -> bool {
 /// Whether two query parameters are one to a framework that folds case and marks, trims blanks, and takes brackets for
 /// structure.
 pub fn same_parameter(name: &str, other: &str) -> bool {
-    let end = |c: char| c == '[' || c == '\0';
-    let bare = |text: &'_ str| text.split(end).next().unwrap_or_default().trim().to_owned();
-    same(bare(name).bytes(), &bare(other))
+    same(bare(name).bytes(), bare(other))
+}
+
+fn bare(name: &str) -> &str {
+    name.split(['[', '\0']).next().unwrap_or_default().trim()
 }
 
 #[cfg(test)]

@@ -63,10 +63,13 @@ impl AttributeTemplate {
     ///
     /// # Errors
     /// `ClaimMissing`, with `name`, where what is there is no value of that type; else as [`TextTemplate::fill`].
-    pub(super) fn fill(&self, name: &str, from: Filling<'_>) -> Result<Option<RestrictedExpression>, MappingError> {
-        let fits = |value: Option<RestrictedExpression>| {
-            value.map(Some).ok_or_else(|| MappingError::ClaimMissing(name.to_owned()))
-        };
+    pub(super) fn fill(
+        &self,
+        name: impl FnOnce() -> String,
+        from: Filling<'_>,
+    ) -> Result<Option<RestrictedExpression>, MappingError> {
+        let fits =
+            |value: Option<RestrictedExpression>| value.map(Some).ok_or_else(|| MappingError::ClaimMissing(name()));
         match self {
             Self::Text(text, ty) => match text.fill(from)? {
                 Some(text) => fits(expression_of_text(ty, text)),

@@ -107,14 +107,10 @@ fn address(peer: IpAddr) -> RestrictedExpression {
     RestrictedExpression::new_ip(peer.to_canonical().to_string())
 }
 
-fn is_set_of_text(ty: &Type) -> bool {
-    matches!(ty, Type::Set(element) if **element == Type::String)
-}
-
 fn sets(fields: &Record) -> Result<Vec<(String, bool)>, String> {
     fields
         .iter()
-        .map(|(name, attribute)| match is_set_of_text(&attribute.ty) {
+        .map(|(name, attribute)| match attribute.ty.is_set_of_text() {
             true => Ok((name.clone(), attribute.required)),
             false => Err(format!("`{name}` of `context.request` may stand several times: make it `Set<String>`")),
         })

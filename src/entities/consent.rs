@@ -13,6 +13,7 @@ use super::{
     lookup::{
         Keeps, Lookup,
         plan::{LookupConfig, LookupPlan},
+        size_of,
     },
     schema::{Extension, Record, Type},
     subject::Subject,
@@ -26,7 +27,7 @@ use crate::{
         outside::Outside,
         problem::{Problem, Problems},
     },
-    token::claims::Identifier,
+    token::claims::{ClaimPath, Identifier},
 };
 
 /// What consent is known by.
@@ -133,7 +134,7 @@ impl Consent {
 pub(super) fn is_consent(name: &str, ty: &Type, required: bool) -> bool {
     match name {
         "purpose" => *ty == Type::String,
-        "actions" => matches!(ty, Type::Set(element) if **element == Type::String),
+        "actions" => ty.is_set_of_text(),
         "expires" => *ty == Type::Extension(Extension::Datetime),
         // Some consents are for whichever app.
         "callerApp" => *ty == Type::String && !required,
@@ -149,8 +150,7 @@ impl Keeps for Answered {
     type Kept = Vec<Arc<Consent>>;
 
     fn keep(&self, rows: Vec<Value>) -> Result<(Self::Kept, usize), String> {
-        let size = |rows: &[Value]| serde_json::to_vec(rows).map_or(usize::MAX, |text| text.len());
-        let bytes = size(&rows);
+        let bytes = size_of(&rows);
         let read = rows.into_iter().map(|row| Consent::read(row).map(Arc::new));
         let consents = read.collect::<Result<_, _>>().map_err(|error| format!("an item is no consent: {error}"))?;
         Ok((consents, bytes))
@@ -220,7 +220,7 @@ fn read(path: &Spanned<PathBuf>, files: &Files) -> Result<Vec<Consent>, Problem>
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
     Is(Arc<str>),
-    Claim(Vec<String>),
+    Claim(ClaimPath),
     AuthorizationDetail(String),
 }
 
@@ -229,8 +229,7 @@ impl PurposeConfig {
         match self {
             Self::Is(text) if Identifier::parse(text).is_some() => Ok(Purpose::Is(text.as_str().into())),
             Self::Is(_) => Err("not a purpose"),
-            Self::Claim(path) if path.split('.').any(str::is_empty) => Err("not the name of a claim"),
-            Self::Claim(path) => Ok(Purpose::Claim(path.split('.').map(str::to_owned).collect())),
+            Self::Claim(path) => ClaimPath::parse(path).map(Purpose::Claim).ok_or("not the name of a claim"),
             Self::AuthorizationDetail(kind) if kind.is_empty() => Err("not a type of authorization details"),
             Self::AuthorizationDetail(kind) => Ok(Purpose::AuthorizationDetail(kind.clone())),
         }
@@ -242,20 +241,17 @@ impl Purpose {
     pub(super) fn claim(&self) -> Option<&str> {
         match self {
             Self::Is(_) => None,
-            Self::Claim(path) => path.first().map(String::as_str),
+            Self::Claim(path) => Some(path.outermost()),
             Self::AuthorizationDetail(_) => Some("authorization_details"),
         }
     }
 
     /// What a request with this token is for, if that is clear.
     fn of<'a>(&'a self, subject: &'a Subject) -> Option<&'a str> {
-        let claims = subject.token().claims();
+        let claims = subject.claims();
         match self {
             Self::Is(text) => Some(text),
-            Self::Claim(path) => {
-                let (first, rest) = path.split_first()?;
-                rest.iter().try_fold(claims.get(first)?, |value, name| value.as_object()?.get(name))?.as_str()
-            }
+            Self::Claim(path) => path.find(claims)?.0.as_str(),
             Self::AuthorizationDetail(kind) => {
                 let details = claims.get("authorization_details")?.as_array()?;
                 let is_one = |detail: &&Value| detail.get("type").and_then(Value::as_str) == Some(kind);
@@ -291,10 +287,8 @@ pub(super) struct Given {
 
 impl Consents {
     pub(super) fn start(plan: &ConsentPlan, outside: &Outside, before: Option<&Self>) -> Self {
-        let lookup = plan.lookup.as_ref().map(|lookup| {
-            let known = before.and_then(|before| before.lookup.as_ref()).filter(|known| known.plan() == lookup);
-            known.cloned().unwrap_or_else(|| Arc::new(Lookup::start(lookup.clone(), Answered, outside)))
-        });
+        let known = before.and_then(|before| before.lookup.as_ref());
+        let lookup = plan.lookup.as_ref().map(|plan| Lookup::resume(plan, &Answered, outside, known));
         Self { plan: plan.clone(), lookup }
     }
 

@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-use cedar_policy::{Context, Entities, Entity, Request};
+use cedar_policy::{Context, Entities, Entity, Request, RestrictedExpression};
 use http::HeaderName;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -273,15 +273,12 @@ impl Mapping {
         let kind = self.contexts.get(plan.context).ok_or_else(|| missing("context"))?;
         let mut context = subject.context(plan.context, &kind.ty)?;
         if let Some(circumstances) = &kind.circumstances {
-            let request = ("request".to_owned(), circumstances.record(inbound, now)?);
-            let request = Context::from_pairs([request]).map_err(|_| missing("request"))?;
-            context = context.merge(request).map_err(|_| missing("request"))?;
+            context = with(context, "request", circumstances.record(inbound, now)?)?;
         }
         let filling = Filling { parameters: &found.parameters, subject, inbound };
         let mut origins = subject.origins().to_vec();
         if let Some(input) = plan.input(filling, &mut origins)? {
-            let input = Context::from_pairs([("input".to_owned(), input)]).map_err(|_| missing("input"))?;
-            context = context.merge(input).map_err(|_| missing("input"))?;
+            context = with(context, "input", input)?;
         }
         if let Some(purpose) = plan.purpose() {
             let action = plan.action().id().unescaped();
@@ -289,8 +286,7 @@ impl Mapping {
             let given = sources.consents.find(purpose, subject, action, ty, now).await?;
             origins.push(given.origin);
             if let Some(consent) = given.record {
-                let consent = Context::from_pairs([("consent".to_owned(), consent)]).map_err(|_| missing("consent"))?;
-                context = context.merge(consent).map_err(|_| missing("consent"))?;
+                context = with(context, "consent", consent)?;
             }
         }
         let (schema, store) = (&self.types.schema, &self.types.store);
@@ -344,6 +340,13 @@ impl Mapping {
         sources.fill(&mut draft, side.name(), &self.types.schema, origins).await?;
         draft.finish(&self.types.schema).map(Cow::Owned)
     }
+}
+
+/// `context` with one member more.
+fn with(context: Context, name: &str, member: RestrictedExpression) -> Result<Context, MappingError> {
+    let more = Context::from_pairs([(name.to_owned(), member)]).map_err(|error| error.to_string());
+    let whole = more.and_then(|more| context.merge(more).map_err(|error| error.to_string()));
+    whole.map_err(|_| MappingError::ClaimMissing(name.to_owned()))
 }
 
 fn requirements(plan: &RoutePlan, subject: &Subject) -> Result<(), MappingError> {

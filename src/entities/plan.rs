@@ -113,7 +113,7 @@ impl RoutePlan {
     /// The claims that decide, by their outermost names, beside those that policies read.
     pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
         let purpose = self.purpose.as_ref().and_then(Purpose::claim);
-        self.templates().flat_map(TextTemplate::claims).map(String::as_str).chain(purpose)
+        self.templates().flat_map(TextTemplate::claims).chain(purpose)
     }
 
     /// `context.input`, if there is one. What the schema does not require may be missing.
@@ -125,7 +125,7 @@ impl RoutePlan {
         let Some(members) = &self.input else { return Ok(None) };
         let mut fields = Vec::with_capacity(members.len());
         for (origin, member, required) in members {
-            match member.fill(&format!("input.{}", origin.name), from)? {
+            match member.fill(|| format!("input.{}", origin.name), from)? {
                 Some(value) => {
                     fields.push((origin.name.to_string(), value));
                     origins.push(origin.clone());
@@ -145,7 +145,7 @@ impl RoutePlan {
         let uid = uid.ok_or_else(|| MappingError::ClaimMissing(self.resource.id.name_of_open(from)))?;
         let mut attributes = HashMap::with_capacity(self.attributes.len());
         for (name, template, origin) in &self.attributes {
-            if let Some(value) = template.fill(name, from)? {
+            if let Some(value) = template.fill(|| name.clone(), from)? {
                 attributes.insert(name.clone(), value);
                 origins.push(origin.clone());
             }

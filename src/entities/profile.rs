@@ -136,13 +136,17 @@ impl Profile {
         id.map(|id| ("id".to_owned(), id.clone())).into_iter().collect()
     }
 
-    /// What the principal is in.
+    /// What the principal is in by `claims`, which are those of the token that count.
     ///
     /// # Errors
     /// `ClaimMissing`, where the claim is there and names none.
-    pub(super) fn parents(&self, token: &VerifiedToken) -> Result<Vec<EntityUid>, MappingError> {
+    pub(super) fn parents(
+        &self,
+        token: &VerifiedToken,
+        claims: &Map<String, Value>,
+    ) -> Result<Vec<EntityUid>, MappingError> {
         let Some((claim, kind)) = &self.groups else { return Ok(Vec::new()) };
-        let named = match token.claims().get(claim) {
+        let named = match claims.get(claim) {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Array(names)) => names.as_slice(),
             Some(one) => std::slice::from_ref(one),

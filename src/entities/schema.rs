@@ -24,6 +24,13 @@ pub enum Type {
     Extension(Extension),
 }
 
+impl Type {
+    /// Whether it is `Set<String>`.
+    pub fn is_set_of_text(&self) -> bool {
+        matches!(self, Self::Set(element) if **element == Self::String)
+    }
+}
+
 /// Cedar's extension types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extension {

@@ -8,7 +8,7 @@ use std::{
 
 use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
         Keeps, Lookup, LookupState,
         pick::{Found, Pick},
         plan::{LookupConfig, LookupPlan},
+        size_of,
     },
     schema::{Record, SchemaTypes, Type},
     value::{expression, expression_of_sql},
@@ -80,8 +81,7 @@ impl Keeps for Picks {
         for (kind, pick) in &self.parents {
             found.parents.extend(pick.take(&row)?.map(|value| (kind.to_string(), value)));
         }
-        let bytes = |values: &Map<String, Value>| serde_json::to_vec(values).map_or(usize::MAX, |text| text.len());
-        let size = bytes(&found.attributes).saturating_add(bytes(&found.parents));
+        let size = size_of(&found.attributes).saturating_add(size_of(&found.parents));
         Ok((Some(found), size))
     }
 
@@ -225,9 +225,8 @@ impl Sources {
         let mut all: HashMap<EntityTypeName, Vec<Source>> = HashMap::new();
         for plan in plans {
             let known = before.and_then(|before| before.entities.get(&plan.of)).into_iter().flatten();
-            let mut same = known.filter(|it| *it.plan() == plan.lookup && *it.keeps() == plan.picks);
-            let start = || Arc::new(Lookup::start(plan.lookup.clone(), plan.picks.clone(), outside));
-            all.entry(plan.of.clone()).or_default().push(same.next().cloned().unwrap_or_else(start));
+            let source = Lookup::resume(&plan.lookup, &plan.picks, outside, known);
+            all.entry(plan.of.clone()).or_default().push(source);
         }
         Self { entities: all, consents: Consents::start(consents, outside, before.map(|before| &before.consents)) }
     }

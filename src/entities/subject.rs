@@ -102,7 +102,7 @@ impl Subject {
         let own = types.profile.attributes(&token);
         let said = [("clients", said), ("token", Some(&own)), ("token", Some(claims))];
         let profile = &types.profile;
-        let (parents, tags) = (profile.parents(&token)?, profile.tags(claims));
+        let (parents, tags) = (profile.parents(&token, claims)?, profile.tags(claims));
         let agent = Draft { uid: agent, attributes: HashMap::new(), parents: parents.into_iter().collect(), tags };
         let agent = entity(agent, types, Side::Agent, &said, &mut origins)?;
         let user = match (&names.user, token.delegation()) {
@@ -194,8 +194,7 @@ impl Subject {
 
     /// `context.token`: the claims the schema knows, `scope` as a set of words.
     fn token_record(&self, ty: &Record) -> Result<RestrictedExpression, MappingError> {
-        let is_scope = |attribute: &Type| matches!(attribute, Type::Set(word) if **word == Type::String);
-        let record = if ty.get("scope").is_some_and(|attribute| is_scope(&attribute.ty)) {
+        let record = if ty.get("scope").is_some_and(|attribute| attribute.ty.is_set_of_text()) {
             let mut rest = ty.clone();
             rest.remove("scope");
             let mut fields = attributes(&rest, self.claims())?;
@@ -214,7 +213,7 @@ pub(super) fn is_delegation(name: &str, ty: &Type) -> bool {
     match name {
         "depth" => *ty == Type::Long,
         "actor" => *ty == Type::String,
-        "actors" => matches!(ty, Type::Set(element) if **element == Type::String),
+        "actors" => ty.is_set_of_text(),
         _ => false,
     }
 }

@@ -5,14 +5,17 @@ use std::borrow::Cow;
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid};
 use http::{HeaderName, header};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{MappingError, subject::Subject};
-use crate::request::{
-    Inbound, NoHost,
-    headers::{Unclear, forwarded},
-    query,
-    route::Parameters,
+use crate::{
+    request::{
+        Inbound, NoHost,
+        headers::{Unclear, forwarded},
+        query,
+        route::Parameters,
+    },
+    token::claims::ClaimPath,
 };
 
 /// Literal text and holes.
@@ -30,14 +33,14 @@ enum Part {
 pub(super) enum Hole {
     /// A segment of the path.
     Path(String),
-    /// A claim of the token, from the outside in.
-    Token(Vec<String>),
+    /// A claim of the token.
+    Token(ClaimPath),
     /// The agent's Cedar id.
     Agent,
     /// The Cedar id of the user acted for.
     User,
     /// What the token says of that user.
-    UserMember(Vec<String>),
+    UserMember(ClaimPath),
     /// A query parameter that stands once.
     Query(String),
     /// A header field that stands once.
@@ -60,7 +63,7 @@ pub(super) struct Filling<'a> {
 
 impl Hole {
     fn parse(text: &str, parameters: &[String]) -> Result<Self, String> {
-        let members = |path: &str| path.split('.').map(str::to_owned).collect::<Vec<_>>();
+        let claim = |path: &str| ClaimPath::parse(path).ok_or_else(|| format!("`{{{text}}}` names nothing"));
         let hole = match text.split_once('.') {
             None if text == "agent" => Self::Agent,
             None if text == "user" => Self::User,
@@ -70,8 +73,8 @@ impl Hole {
             Some((_, "")) => return Err(format!("`{{{text}}}` names nothing")),
             Some(("path", name)) if parameters.iter().any(|known| known == name) => Self::Path(name.to_owned()),
             Some(("path", name)) => return Err(format!("the path has no parameter `{name}`")),
-            Some(("token", path)) => Self::Token(members(path)),
-            Some(("user", path)) => Self::UserMember(members(path)),
+            Some(("token", path)) => Self::Token(claim(path)?),
+            Some(("user", path)) => Self::UserMember(claim(path)?),
             Some(("query", name)) => Self::Query(name.to_owned()),
             Some(("header", name)) => match name.parse::<HeaderName>() {
                 Ok(name) if name == header::AUTHORIZATION || name == header::COOKIE => {
@@ -86,12 +89,7 @@ impl Hole {
                 return Err(format!("`{{{text}}}` is none of {known}"));
             }
         };
-        match &hole {
-            Self::Token(path) | Self::UserMember(path) if path.iter().any(String::is_empty) => {
-                Err(format!("`{{{text}}}` names nothing"))
-            }
-            _ => Ok(hole),
-        }
+        Ok(hole)
     }
 
     /// Whether the one who sends the request fills it, and nobody but the upstream could tell what with.
@@ -114,10 +112,10 @@ impl Hole {
     fn name(&self) -> String {
         match self {
             Self::Path(name) => format!("path.{name}"),
-            Self::Token(path) => format!("token.{}", path.join(".")),
+            Self::Token(path) => format!("token.{path}"),
             Self::Agent => "agent".into(),
             Self::User => "user".into(),
-            Self::UserMember(path) => format!("user.{}", path.join(".")),
+            Self::UserMember(path) => format!("user.{path}"),
             Self::Query(name) => format!("query.{name}"),
             Self::Header(name) => format!("header.{name}"),
             Self::Peer => "peer".into(),
@@ -128,12 +126,12 @@ impl Hole {
 
     /// The claim that it stands for, as it is in the token.
     pub(super) fn claim<'a>(&self, subject: &'a Subject) -> Option<&'a Value> {
-        match self {
-            Self::Token(path) => member(subject.claims(), path),
-            Self::UserMember(path) => member(subject.token().delegation()?.attributes(), path),
+        let found = match self {
+            Self::Token(path) => path.find(subject.claims()),
+            Self::UserMember(path) => path.find(subject.token().delegation()?.attributes()),
             _ => None,
-        }
-        .filter(|claim| !claim.is_null())
+        };
+        found.map(|(claim, _)| claim).filter(|claim| !claim.is_null())
     }
 
     /// What fills it, if anything does.
@@ -171,11 +169,6 @@ impl Hole {
             text => Ok(text),
         }
     }
-}
-
-fn member<'a>(members: &'a Map<String, Value>, path: &[String]) -> Option<&'a Value> {
-    let (first, rest) = path.split_first()?;
-    rest.iter().try_fold(members.get(first)?, |value, name| value.as_object()?.get(name))
 }
 
 impl TextTemplate {
@@ -241,9 +234,9 @@ impl TextTemplate {
     }
 
     /// The claims that it is filled from, by the outermost name.
-    pub(super) fn claims(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
         self.holes().filter_map(|hole| match hole {
-            Hole::Token(path) => path.first(),
+            Hole::Token(path) => Some(path.outermost()),
             _ => None,
         })
     }

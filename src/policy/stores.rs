@@ -1,6 +1,6 @@
 //! Named sets of policies under one schema, chosen by route or by host.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use serde::Deserialize;
 use serde_saphyr::Spanned;
@@ -55,7 +55,7 @@ impl StoreConfig {
 #[derive(Debug)]
 pub struct Store {
     /// Its name, where it is not [`DEFAULT`].
-    pub name: Option<std::sync::Arc<str>>,
+    pub name: Option<Arc<str>>,
     /// What is in it.
     pub policies: Policies,
 }
@@ -73,12 +73,11 @@ impl Stores {
     /// Puts stores together; the first is the default one.
     pub(super) fn new(stores: Vec<Store>, configs: &[StoreConfig]) -> Result<Self, Problems> {
         let mut problems = Problems::default();
-        let (mut by_host, mut other, mut named) = (HashMap::new(), None, false);
+        let (mut by_host, mut other) = (HashMap::new(), None);
         let index = |name: &str| stores.iter().position(|store| store.name.as_deref().unwrap_or(DEFAULT) == name);
         for config in configs {
             let Some(index) = index(&config.name.value) else { continue };
             for host in &config.hosts {
-                named = true;
                 let earlier = match host.value.as_str() {
                     ANY_HOST => other.replace(index),
                     name if is_host(name) => by_host.insert(name.to_owned(), index),
@@ -95,8 +94,9 @@ impl Stores {
                 }
             }
         }
-        if !named {
-            other = Some(0);
+        if by_host.is_empty() {
+            // Where no host is named, the host makes no difference.
+            other.get_or_insert(0);
         }
         problems.into_result(Some(Self { stores, by_host, other }))
     }

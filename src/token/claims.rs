@@ -95,6 +95,36 @@ pub fn is_scope(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'))
 }
 
+/// Where a claim is: member names, from the outside in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPath(Vec<String>);
+
+impl ClaimPath {
+    /// Parses `claim` or `outer.inner`; `None` for an empty name.
+    pub fn parse(path: &str) -> Option<Self> {
+        let names: Vec<_> = path.split('.').map(str::to_owned).collect();
+        names.iter().all(|name| !name.is_empty()).then_some(Self(names))
+    }
+
+    /// The outermost of its names.
+    pub fn outermost(&self) -> &str {
+        self.0.first().map_or("", String::as_str)
+    }
+
+    /// The claim, and the members that it is one of.
+    pub fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<(&'a Value, &'a Map<String, Value>)> {
+        let (last, outer) = self.0.split_last()?;
+        let holder = outer.iter().try_fold(claims, |members, name| members.get(name)?.as_object())?;
+        Some((holder.get(last)?, holder))
+    }
+}
+
+impl std::fmt::Display for ClaimPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -6,8 +6,7 @@ use serde_saphyr::Spanned;
 
 use super::{
     binding::{Binding, BindingRules},
-    claims::{Identifier, is_scope},
-    delegation::UserClaim,
+    claims::{ClaimPath, Identifier, is_scope},
     evidence::Evidence,
     issuer::{AudienceWaiver, IssuerConfig, IssuerSettings, NonceDemand},
     profile::{Carries, Profile},
@@ -115,8 +114,8 @@ fn user_issuer(settings: &IssuerSettings) -> Result<String, Problem> {
     known.ok_or_else(|| Problem::at(named, "not an issuer").fix("write `iss` as it stands in the users' tokens"))
 }
 
-fn user_claim(path: &Spanned<String>) -> Result<UserClaim, Problem> {
-    UserClaim::parse(&path.value)
+fn user_claim(path: &Spanned<String>) -> Result<ClaimPath, Problem> {
+    ClaimPath::parse(&path.value)
         .ok_or_else(|| Problem::at(path, "not the name of a claim").fix("write `claim`, or `outer.inner`"))
 }
 

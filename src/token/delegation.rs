@@ -4,7 +4,10 @@
 
 use serde_json::{Map, Value};
 
-use super::{TokenError, claims::Identifier};
+use super::{
+    TokenError,
+    claims::{ClaimPath, Identifier},
+};
 use crate::base::json;
 
 /// The claim that names the user.
@@ -32,29 +35,6 @@ pub enum Delegated {
     Unclear,
 }
 
-/// Where a flat claim names the user: member names, from the outside in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserClaim(Vec<String>);
-
-impl UserClaim {
-    /// Parses `claim` or `outer.inner`; `None` for an empty name.
-    pub fn parse(path: &str) -> Option<Self> {
-        let names: Vec<_> = path.split('.').map(str::to_owned).collect();
-        names.iter().all(|name| !name.is_empty()).then_some(Self(names))
-    }
-
-    /// Whether `claim` is the outermost of its names.
-    pub(super) fn begins_with(&self, claim: &str) -> bool {
-        self.0.first().is_some_and(|first| first == claim)
-    }
-
-    fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<(&'a Value, &'a Map<String, Value>)> {
-        let (last, outer) = self.0.split_last()?;
-        let holder = outer.iter().try_fold(claims, |members, name| members.get(name)?.as_object())?;
-        Some((holder.get(last)?, holder))
-    }
-}
-
 impl Delegated {
     /// What `claims` say; of the user by `user_claim`, where there is one, in place of `onBehalfOf`, which speaks of users
     /// of `user_issuer`.
@@ -63,7 +43,7 @@ impl Delegated {
     /// `DelegationConflict` when two claims name different users, or the user is another issuer's.
     pub(super) fn of(
         claims: &Map<String, Value>,
-        user_claim: Option<&UserClaim>,
+        user_claim: Option<&ClaimPath>,
         user_issuer: &str,
     ) -> Result<Self, TokenError> {
         let stated = match user_claim {
@@ -279,7 +259,7 @@ mod tests {
     #[test]
     fn a_flat_claim_names_the_user_where_configured() {
         let of = |path: &str, claims: Value| {
-            Delegated::of(claims.as_object().unwrap(), UserClaim::parse(path).as_ref(), "").unwrap()
+            Delegated::of(claims.as_object().unwrap(), ClaimPath::parse(path).as_ref(), "").unwrap()
         };
         let flat = of("user_id", json!({ "user_id": "u", "department": "d", "onBehalfOf": { "sub": "other" } }));
         assert_eq!(
@@ -290,6 +270,6 @@ mod tests {
         assert_eq!(of("a.b", json!({ "a": "u" })), Delegated::Nobody);
         assert_eq!(of("user_id", json!({ "user_id": "" })), Delegated::Nobody);
         assert_eq!(of("user_id", json!({ "user_id": 5 })), Delegated::Unclear);
-        assert_eq!(UserClaim::parse("a..b"), None);
+        assert_eq!(ClaimPath::parse("a..b"), None);
     }
 }

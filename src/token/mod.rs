@@ -176,7 +176,7 @@ impl VerifiedToken {
     }
     /// Whether this claim names the user acted for, by the issuer's configuration.
     pub fn names_user_by(&self, claim: &str) -> bool {
-        self.rules.user_claim.as_ref().is_some_and(|named| named.begins_with(claim))
+        self.rules.user_claim.as_ref().is_some_and(|named| named.outermost() == claim)
     }
     /// The user's Cedar id, if there is a delegation.
     pub fn user_id(&self) -> Option<String> {

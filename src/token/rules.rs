@@ -11,8 +11,8 @@ use super::{
     TokenError, VerifiedToken,
     algorithm::Algorithm,
     binding::{BindingRules, Confirmation},
-    claims::{Claims, Identifier},
-    delegation::{Delegated, UserClaim},
+    claims::{ClaimPath, Claims, Identifier},
+    delegation::Delegated,
     evidence::Evidence,
     profile::Profile,
 };
@@ -28,7 +28,7 @@ pub struct Rules {
     pub(super) audiences: Option<Vec<String>>,
     pub(super) client_ids: Option<Vec<String>>,
     pub(super) scope_prefix: Option<String>,
-    pub(super) user_claim: Option<UserClaim>,
+    pub(super) user_claim: Option<ClaimPath>,
     /// Whose users agents act for.
     pub user_issuer: String,
     pub(super) binding: BindingRules,

@@ -101,6 +101,11 @@ pub(crate) trait Keeps: Send + Sync + 'static {
     fn is_absent(kept: &Self::Kept) -> bool;
 }
 
+/// What is taken as the size of what is kept, in bytes: that of its JSON.
+pub(crate) fn size_of(kept: &impl serde::Serialize) -> usize {
+    serde_json::to_vec(kept).map_or(usize::MAX, |text| text.len())
+}
+
 /// Asks one source.
 pub(crate) struct Lookup<K: Keeps> {
     plan: LookupPlan,
@@ -141,8 +146,21 @@ impl<K: Keeps> std::fmt::Debug for Lookup<K> {
 }
 
 impl<K: Keeps> Lookup<K> {
-    /// Asks as `plan` says, from when it is asked. Must be called on a tokio runtime.
-    pub(crate) fn start(plan: LookupPlan, keeps: K, outside: &Outside) -> Self {
+    /// Asks as `plan` says: the first of `known` that does so already, or a new one. Must be called on a tokio runtime.
+    pub(crate) fn resume<'k>(
+        plan: &LookupPlan,
+        keeps: &K,
+        outside: &Outside,
+        known: impl IntoIterator<Item = &'k Arc<Self>>,
+    ) -> Arc<Self>
+    where
+        K: Clone + PartialEq,
+    {
+        let same = known.into_iter().find(|known| known.plan == *plan && known.keeps == *keeps);
+        same.cloned().unwrap_or_else(|| Arc::new(Self::start(plan.clone(), keeps.clone(), outside)))
+    }
+
+    fn start(plan: LookupPlan, keeps: K, outside: &Outside) -> Self {
         let keep = plan.keep;
         let asker = match &plan.whom {
             Whom::Http { .. } => Asker::Http(outside.fetch.clone()),
