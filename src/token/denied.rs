@@ -19,6 +19,9 @@ use crate::base::{clock::Timestamp, files::Stamp};
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// A file that lacks entries is looked at again after this, before they are forgotten.
+const SETTLE: Duration = Duration::from_millis(100);
+
 /// An epoch that no list has been at: a token that one list has cleared is not cleared by another, and one that was never
 /// cleared, which stands at 0, by none.
 fn next_epoch() -> u64 {
@@ -171,19 +174,22 @@ impl Shared {
 }
 
 async fn watch(file: DenyFile, shared: Arc<Shared>) {
-    let mut seen: Option<Stamp> = None;
+    let (mut seen, mut taken): (Option<Stamp>, bool) = (None, true);
     loop {
-        sleep(LOOK_EVERY).await;
+        sleep(if taken { LOOK_EVERY } else { SETTLE }).await;
         let (look, into, last) = (file.clone(), shared.clone(), seen.clone());
         let looked = tokio::task::spawn_blocking(move || {
             let stamp = look.files.stamp(&look.path).ok();
-            if stamp.is_some() && stamp == last && !stamp.as_ref().is_some_and(Stamp::is_young) {
-                return stamp;
+            let is_still = stamp.is_some() && stamp == last;
+            if is_still && taken && !stamp.as_ref().is_some_and(Stamp::is_young) {
+                return (stamp, true);
             }
             let _reading = into.reading.lock().unwrap_or_else(PoisonError::into_inner);
-            let outcome = look.read();
-            match outcome {
-                Ok(list) if list.entries() == into.list().entries() => into.failing.store(0, Ordering::Release),
+            let before = into.list();
+            match look.read() {
+                Ok(list) if list.entries() == before.entries() => into.failing.store(0, Ordering::Release),
+                // A file that is written in place is empty for a moment: who is denied is not let in for that.
+                Ok(list) if !is_still && list.forgives(&before) => return (stamp, false),
                 Ok(list) => {
                     tracing::info!(entries = list.entries().len(), "the deny-list changed");
                     into.publish(list);
@@ -193,8 +199,8 @@ async fn watch(file: DenyFile, shared: Arc<Shared>) {
                 }
                 Err(_) => {}
             }
-            stamp
+            (stamp, true)
         });
-        seen = looked.await.unwrap_or_default();
+        (seen, taken) = looked.await.unwrap_or_default();
     }
 }

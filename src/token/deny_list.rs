@@ -2,7 +2,11 @@
 //! issuer or age. The list is a file with a JSON object on each line. It is watched, so that a change takes effect
 //! within a second, on tokens that are remembered too; and it is a file, so that it survives a restart.
 
-use std::{collections::HashMap, io, path::PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -187,6 +191,12 @@ impl<'a> Facts<'a> {
 }
 
 impl Denials {
+    /// Whether it lacks an entry that `before` has.
+    pub(super) fn forgives(&self, before: &Self) -> bool {
+        let kept: HashSet<_> = self.entries.iter().map(|(id, _)| id).collect();
+        before.entries.iter().any(|(id, _)| !kept.contains(id))
+    }
+
     /// Parses a list. Empty lines and lines that begin with `#` do not count.
     ///
     /// # Errors

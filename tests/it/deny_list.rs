@@ -109,6 +109,28 @@ async fn every_kind_of_entry_denies_whom_it_names_and_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_being_written_lets_nobody_in() {
+    let text = "{\"user\":\"u|user-1\"}\n";
+    let folder = folder(text);
+    let list = folder.path().join("deny.jsonl");
+    let mut house = house(folder.path()).await;
+    // Empty for a moment, again and again, as where a file is written in place.
+    let writer = tokio::task::spawn_blocking(move || {
+        for _ in 0..60 {
+            fs::write(&list, "").unwrap();
+            std::thread::sleep(Duration::from_millis(40));
+            fs::write(&list, text).unwrap();
+            std::thread::sleep(Duration::from_millis(15));
+        }
+    });
+    while !writer.is_finished() {
+        assert_eq!(call(&mut house, &json!({})).await, "token_revoked");
+    }
+    fs::write(folder.path().join("deny.jsonl"), "").unwrap();
+    within_a_second(&mut house, &json!({}), "allowed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_cannot_be_read_leaves_the_last_one_in_force() {
     let folder = folder("{\"user\":\"u|user-1\"}\n");
     let list = folder.path().join("deny.jsonl");
