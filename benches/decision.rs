@@ -12,13 +12,13 @@ use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderValue, Method, header};
 use portcullis::{
     audit::{Record, Sink},
+    authoring::keys::SigningKey,
     base::{
         clock::{SystemClock, Timestamp},
         files::Files,
         outside::Outside,
     },
     config,
-    demo::keys::SigningKey,
     metrics::Metrics,
     pipeline::Gate,
     request::{Head, Inbound, Limits, path::Target},

@@ -13,9 +13,9 @@ use std::{
 use cedar_policy::{Authorizer, Context, Entities, Entity, EntityUid, PolicySet, Request, RestrictedExpression};
 use http::{HeaderMap, Method, header};
 use portcullis::{
+    authoring::keys::SigningKey,
     base::{clock::Timestamp, files::Files, outside::Outside},
     config,
-    demo::keys::SigningKey,
     entities::{DecisionRequest, sources::Sources},
     policy::{Decision, stores::Stores},
     request::{Head, Inbound, Limits, path::Target},
@@ -107,7 +107,7 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Stores, Decisio
     let sources = Sources::default();
     let question = blueprint.mapping.question(&sources, &found, &subject, &possession, &inbound, now);
     let question = runtime.block_on(question).expect("a question");
-    (blueprint.stores, question, loading)
+    (Arc::into_inner(blueprint.stores).expect("nobody else holds it"), question, loading)
 }
 
 /// The same question, put to Cedar's authorizer and all policies.

@@ -47,6 +47,7 @@ pub struct App {
     works: Arc<Works>,
     reloads: Arc<Reloads>,
     reloader: Option<Reloader>,
+    gate: Gate,
 }
 
 /// What a configuration is put to work in.
@@ -91,9 +92,7 @@ impl App {
         metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
         let compiled = loaded.compile()?;
-        for warning in &compiled.warnings.0 {
-            tracing::warn!("{}", warning.message());
-        }
+        compiled.tell();
         let servers = compiled.servers;
         let fetch = outbound()?;
         let tls = Arc::new(Tls::new(servers.tls.as_ref()).map_err(StartError::Tls)?);
@@ -116,11 +115,11 @@ impl App {
             token: admin_token.clone(),
         };
         let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
-        let listener = Listener::start(data, tls.clone(), ProxyDoor::new(gate), servers.connections_max, open);
+        let listener = Listener::start(data, tls.clone(), ProxyDoor::new(gate.clone()), servers.connections_max, open);
         let listener = listener.map_err(unnamed(servers.listen))?;
         current.load().issuers().first_attempts().await;
         let works = Arc::new(Works { current, outside, tls, admin_token, servers });
-        Ok(Self { listener, admin, draining, works, reloads, reloader: None })
+        Ok(Self { listener, admin, draining, works, reloads, reloader: None, gate })
     }
 
     /// Keeps the gate up with the configuration at `path`, of which `sights` saw the version that it was started with.
@@ -153,6 +152,8 @@ impl App {
         self.reloader = None;
         self.draining.store(true, Ordering::Release);
         self.listener.drain(patience).await;
+        let gate = self.gate.clone();
+        let _ = spawn_blocking(move || gate.settle()).await;
     }
 }
 
@@ -204,7 +205,7 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 /// What dials out. The connector to the upstream wants the machine's certificate authorities to be there, and panics
 /// where they are not, so they are looked for here.
-fn outbound() -> Result<HttpFetch, StartError> {
+pub(crate) fn outbound() -> Result<HttpFetch, StartError> {
     // A second gate in one process finds the provider installed, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut roots = rustls::RootCertStore::empty();

@@ -5,15 +5,20 @@ use std::{
     io::Write,
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
 };
 
 use prometheus::IntCounter;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::base::origin::Origin;
+use crate::base::{
+    origin::Origin,
+    pseudonym::{Kind, Pseudonyms},
+};
 
 /// How a visit was decided.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -26,6 +31,50 @@ pub enum Outcome {
     /// The client left before there was a decision.
     #[default]
     Abandoned,
+}
+
+/// How a candidate's decision compares with the one in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShadowOutcome {
+    /// The same, by the same policies.
+    Same,
+    /// It would allow what was denied.
+    Wider,
+    /// It would deny what was allowed.
+    Narrower,
+    /// The same, by other policies.
+    Policies,
+    /// It was not asked.
+    Skipped,
+}
+
+impl ShadowOutcome {
+    /// Each of them.
+    pub const ALL: [Self; 5] = [Self::Same, Self::Wider, Self::Narrower, Self::Policies, Self::Skipped];
+
+    /// As a label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Wider => "wider",
+            Self::Narrower => "narrower",
+            Self::Policies => "policies",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// What candidate policies would have decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ShadowRecord {
+    /// How that compares with what was decided.
+    pub outcome: ShadowOutcome,
+    /// Allow or deny; none where they were not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<Outcome>,
+    /// Ids of the policies that would have decided.
+    pub policies: Vec<String>,
 }
 
 /// A decision record: one JSON line.
@@ -93,12 +142,44 @@ pub struct Record {
     /// Ids of the policies that erred and were passed over, in a store that takes them so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
+    /// What the candidate policies would have decided, where that differs, or is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowRecord>,
+    /// The question put to the policies, as configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question: Option<Box<RawValue>>,
     /// Whether the token was already known.
     pub token_cached: bool,
     /// From arrival to decision, in microseconds.
     pub decision_us: u64,
     /// From arrival to the end of the answer, in microseconds.
     pub duration_us: u64,
+}
+
+impl Record {
+    /// Puts pseudonyms in place of agent, user, actors, peer and of what stands in the path where the route has a parameter.
+    /// Of a request whose token is not believed the path says nothing: whoever sent it may have chosen it to learn a
+    /// pseudonym.
+    pub fn hide(&mut self, pseudonyms: &Pseudonyms) {
+        let hide = |name: &mut Option<Arc<str>>| {
+            if let Some(name) = name {
+                *name = pseudonyms.of(Kind::Id, name).into();
+            }
+        };
+        let is_believed = self.agent.is_some();
+        hide(&mut self.agent);
+        hide(&mut self.user);
+        self.actors = self.actors.iter().map(|actor| pseudonyms.of(Kind::Id, actor)).collect();
+        self.peer = self.peer.take().map(|peer| pseudonyms.of(Kind::Peer, &peer));
+        let template = self.route.as_deref().and_then(|route| route.split_once(' ')).map(|(_, template)| template);
+        let mut literals = template.unwrap_or_default().split('/');
+        let segments = self.path.split('/').map(|segment| match literals.next() == Some(segment) {
+            true => segment.to_owned(),
+            false if is_believed => pseudonyms.of(Kind::Segment, segment),
+            false => "~".to_owned(),
+        });
+        self.path = segments.collect::<Vec<_>>().join("/");
+    }
 }
 
 /// Where records go.
@@ -110,10 +191,15 @@ pub trait Sink: Send + Sync + 'static {
 /// How many records may wait for the writer.
 const QUEUE_RECORDS_MAX: usize = 16 * 1024;
 
+/// How many bytes of them.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Records as JSON lines, written by a thread of their own, so that a slow reader never holds up a request. When the
 /// queue is full, or the records cannot be written, they are dropped and counted.
 pub struct Lines {
     queue: Mutex<Option<SyncSender<Vec<u8>>>>,
+    /// Bytes that wait.
+    waiting: Arc<AtomicUsize>,
     writer: Mutex<Option<JoinHandle<()>>>,
     dropped: IntCounter,
 }
@@ -131,9 +217,11 @@ impl Lines {
     /// When no thread can be started.
     pub fn new(out: impl Write + Send + 'static, dropped: IntCounter) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE_RECORDS_MAX);
-        let lost = dropped.clone();
-        let writer = std::thread::Builder::new().name("records".into()).spawn(move || drain(&receiver, out, &lost))?;
-        Ok(Self { queue: Mutex::new(Some(sender)), writer: Mutex::new(Some(writer)), dropped })
+        let (lost, waiting) = (dropped.clone(), Arc::new(AtomicUsize::new(0)));
+        let waits = waiting.clone();
+        let thread = std::thread::Builder::new().name("records".into());
+        let writer = thread.spawn(move || drain(&receiver, out, &lost, &waits))?;
+        Ok(Self { queue: Mutex::new(Some(sender)), waiting, writer: Mutex::new(Some(writer)), dropped })
     }
 
     /// Writes out what waits. Records that come later are dropped.
@@ -152,20 +240,37 @@ impl Sink for Lines {
             line
         });
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if line.zip(queue.as_ref()).is_none_or(|(line, queue)| queue.try_send(line).is_err()) {
+        if line.zip(queue.as_ref()).is_none_or(|(line, queue)| self.queue(line, queue).is_err()) {
             self.dropped.inc();
         }
     }
 }
 
+impl Lines {
+    fn queue(&self, line: Vec<u8>, queue: &SyncSender<Vec<u8>>) -> Result<(), TrySendError<Vec<u8>>> {
+        let bytes = line.len();
+        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
+        let sent = if before.saturating_add(bytes) > QUEUE_BYTES_MAX {
+            Err(TrySendError::Full(line))
+        } else {
+            queue.try_send(line)
+        };
+        if sent.is_err() {
+            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        sent
+    }
+}
+
 /// Writes lines until no sender is left, flushing whenever none waits.
-fn drain(receiver: &Receiver<Vec<u8>>, mut out: impl Write, lost: &IntCounter) {
+fn drain(receiver: &Receiver<Vec<u8>>, mut out: impl Write, lost: &IntCounter, waiting: &AtomicUsize) {
     let mut broken = false;
     while let Ok(first) = receiver.recv() {
         for line in std::iter::once(first).chain(receiver.try_iter()) {
             // After a failure half a line may stand there: the next one begins on its own.
             let begun = if broken { out.write_all(b"\n") } else { Ok(()) };
             let written = begun.and_then(|()| out.write_all(&line));
+            waiting.fetch_sub(line.len(), Ordering::Relaxed);
             if let Err(error) = &written {
                 lost.inc();
                 if !broken {

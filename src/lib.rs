@@ -10,7 +10,8 @@
 //! 5. [`entities`]: from a token and a request to a question for Cedar.
 //! 6. [`policy`] (the PDP) answers it. Pure.
 //! 7. [`forward`]: what the upstream gets to see.
-//! 8. [`refusal`]: every way to say no; [`audit`] and [`metrics`]: what is remembered of it.
+//! 8. [`refusal`]: every way to say no; [`audit`] and [`metrics`]: what is remembered of it; [`shadow`]: what other
+//!    policies would have said.
 //!
 //! [`config`] compiles `config.yaml` to a [`snapshot`]; [`app`] puts it to work, [`reload`] keeps it up with its files; [`server`] owns the sockets;
 //! [`base`] holds the words that the rooms share. Without the feature `doors` the crate is the decision core alone.
@@ -32,6 +33,7 @@
 #[cfg(feature = "doors")]
 pub mod app;
 pub mod audit;
+pub mod authoring;
 pub mod base;
 #[cfg(feature = "doors")]
 pub mod cli;
@@ -51,5 +53,6 @@ pub mod reload;
 pub mod request;
 #[cfg(feature = "doors")]
 pub mod server;
+pub mod shadow;
 pub mod snapshot;
 pub mod token;

@@ -11,7 +11,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::audit::{Outcome, Record};
+use crate::audit::{Outcome, Record, ShadowOutcome};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 14] =
@@ -38,6 +38,8 @@ pub struct Metrics {
     lookups_paused: IntGaugeVec,
     reloads: IntCounterVec,
     reload_failing: IntGauge,
+    shadow: IntCounterVec,
+    shadow_failing: IntGauge,
     telling: Mutex<()>,
 }
 
@@ -99,6 +101,20 @@ impl Metrics {
             "portcullis_reload_failing",
             "1 while a newer configuration was refused and an older one is in force.",
         )?;
+        let shadow = IntCounterVec::new(
+            Opts::new(
+                "portcullis_shadow_decisions_total",
+                "Decisions that candidate policies were asked about, by outcome.",
+            ),
+            &["outcome"],
+        )?;
+        let shadow_failing = IntGauge::new(
+            "portcullis_shadow_failing",
+            "1 while the candidate policies cannot be used, and are not asked.",
+        )?;
+        for outcome in ShadowOutcome::ALL {
+            shadow.with_label_values(&[outcome.name()]).inc_by(0);
+        }
         let build = IntGauge::with_opts(
             Opts::new("portcullis_build_info", "Always 1; the version is a label.")
                 .const_label("version", env!("CARGO_PKG_VERSION")),
@@ -118,6 +134,8 @@ impl Metrics {
         registry.register(Box::new(lookups_paused.clone()))?;
         registry.register(Box::new(reloads.clone()))?;
         registry.register(Box::new(reload_failing.clone()))?;
+        registry.register(Box::new(shadow.clone()))?;
+        registry.register(Box::new(shadow_failing.clone()))?;
         registry.register(Box::new(build))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -137,6 +155,8 @@ impl Metrics {
             lookups_paused,
             reloads,
             reload_failing,
+            shadow,
+            shadow_failing,
             telling: Mutex::new(()),
         })
     }
@@ -155,6 +175,16 @@ impl Metrics {
     pub fn count_dropped_claims(&self, issuer: &str, claims: usize) {
         let claims = u64::try_from(claims).unwrap_or(u64::MAX);
         self.claims_dropped.with_label_values(&[issuer]).inc_by(claims);
+    }
+
+    /// Notes whether there should be candidate policies, and cannot.
+    pub fn note_candidate(&self, failing: bool) {
+        self.shadow_failing.set(failing.into());
+    }
+
+    /// Counts a decision that candidate policies were to be asked about.
+    pub fn count_shadow(&self, outcome: ShadowOutcome) {
+        self.shadow.with_label_values(&[outcome.name()]).inc();
     }
 
     /// Notes how an issuer's keys stand: their age, and how many fetches went well and badly so far.

@@ -7,17 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::value::RawValue;
 use ulid::Ulid;
 
 use crate::{
     audit::{Outcome, Record, Sink},
     base::clock::{Clock, Timestamp},
-    entities::{MappingError, Names, Side, Subject},
+    entities::{DecisionRequest, MappingError, Names, Side, Subject, recorded::QUESTION_BYTES_MAX},
     forward::{Obligations, identity::Told},
     metrics::Metrics,
-    policy::PolicyNote,
+    policy::{DenyReason, Explanation, PolicyNote},
     refusal::{Offered, Refusal},
     request::{Head, Inbound, Limits, RequestError},
+    shadow::Shadow,
     snapshot::{Current, Snapshot},
     token::{Presented, bearer::Scheme},
 };
@@ -29,6 +31,7 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     sink: Arc<dyn Sink>,
     metrics: Arc<Metrics>,
+    shadow: Arc<Shadow>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -43,6 +46,8 @@ pub struct Visit {
     /// INVARIANT: the one snapshot that this request is decided and ended on.
     snapshot: Arc<Snapshot>,
     record: Record,
+    /// What the policies were asked.
+    question: Option<DecisionRequest>,
     arrived: Instant,
     /// How the token was presented, once that is known.
     scheme: Option<Scheme>,
@@ -63,7 +68,13 @@ const PATH_BYTES_RECORDED: usize = 1024;
 impl Gate {
     /// A gate that decides by the snapshot in force when a visit begins.
     pub fn new(current: Arc<Current>, clock: Arc<dyn Clock>, sink: Arc<dyn Sink>, metrics: Arc<Metrics>) -> Self {
-        Self { current, clock, sink, metrics }
+        let shadow = Arc::new(Shadow::new(sink.clone(), metrics.clone()));
+        Self { current, clock, sink, metrics, shadow }
+    }
+
+    /// Writes every record of what has ended.
+    pub fn settle(&self) {
+        self.shadow.close();
     }
 
     /// The bounds on requests that are in force.
@@ -80,7 +91,7 @@ impl Gate {
             ..Record::default()
         };
         let snapshot = self.current.load();
-        Visit { gate: self.clone(), snapshot, record, arrived: Instant::now(), scheme: None }
+        Visit { gate: self.clone(), snapshot, record, question: None, arrived: Instant::now(), scheme: None }
     }
 
     /// Refuses, and records that it did, what came from `peer` and is not read.
@@ -166,11 +177,18 @@ impl Visit {
         self.record.store.clone_from(&store.name);
         let question = snapshot.mapping.question(&snapshot.sources, &found, &subject, &possession, &inbound, now);
         let mut question = question.await?;
-        self.record.resource = question.resource();
+        self.record.resource = question.resource(&snapshot.records.recording);
         self.record.attributes = std::mem::take(&mut question.origins);
         let decision = store.policies.decide(&question);
+        let question = self.question.insert(question);
         self.record.skipped = decision.skipped().iter().map(|note| note.id.clone()).collect();
-        let allowed = decision.into_result()?;
+        let allowed = decision.into_result().map_err(|mut denied| {
+            let by_default = denied.reason == DenyReason::Policy && denied.determining.is_empty();
+            if let (true, true, Some(side)) = (snapshot.tells_nearest_miss, by_default, denied.side) {
+                denied.nearest_miss = store.policies.nearest_miss(question, side).map(|miss| miss.to_string());
+            }
+            denied
+        })?;
         self.note_policies(allowed.determining());
         let names = subject.names();
         let told = Told {
@@ -215,6 +233,22 @@ impl Visit {
                 Err(refusal)
             }
         }
+    }
+
+    /// What the policies were asked, once they were.
+    pub const fn question(&self) -> Option<&DecisionRequest> {
+        self.question.as_ref()
+    }
+
+    /// Why they said what they said.
+    pub fn explain(&self) -> Option<Explanation> {
+        let store = self.snapshot.stores.named(self.record.store.as_deref())?;
+        Some(store.policies.explain(self.question.as_ref()?))
+    }
+
+    /// What is recorded so far.
+    pub const fn record(&self) -> &Record {
+        &self.record
     }
 
     /// What `WWW-Authenticate` says of `refusal`, where it is due.
@@ -312,7 +346,23 @@ impl Drop for Visit {
     fn drop(&mut self) {
         self.record.duration_us = micros(self.arrived.elapsed());
         self.gate.metrics.count(&self.record);
-        self.gate.sink.write(&self.record);
+        let records = &self.snapshot.records;
+        if let (true, Some(question)) = (records.questions, &self.question) {
+            let recorded = question.recorded(&records.recording);
+            let text = recorded.and_then(|recorded| serde_json::to_string(&recorded).ok());
+            let text = text.filter(|text| text.len() <= QUESTION_BYTES_MAX);
+            self.record.question = text.and_then(|text| RawValue::from_string(text).ok());
+        }
+        if let Some(pseudonyms) = &records.recording.pseudonyms {
+            self.record.hide(pseudonyms);
+        }
+        let candidate = self.snapshot.candidate.as_ref().filter(|candidate| candidate.store == self.record.store);
+        match (candidate, self.question.take()) {
+            (Some(candidate), Some(question)) => {
+                self.gate.shadow.ask(candidate.clone(), question, std::mem::take(&mut self.record));
+            }
+            _ => self.gate.sink.write(&self.record),
+        }
     }
 }
 

@@ -227,9 +227,7 @@ impl<I: Install> Keeper<I> {
         }
         let outcome = match version.compiled {
             Ok(compiled) => {
-                for warning in &compiled.warnings.0 {
-                    tracing::warn!("{}", warning.message());
-                }
+                compiled.tell();
                 self.installed.install(compiled).await
             }
             Err(problems) => Err(problems),

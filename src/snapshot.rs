@@ -6,9 +6,9 @@ use arc_swap::ArcSwap;
 
 use crate::{
     base::outside::Outside,
-    entities::{Mapping, RoutePlan, Subject, sources::Sources},
+    entities::{Mapping, RoutePlan, Subject, hiding::Recording, sources::Sources},
     forward::{Identity, Upstream},
-    policy::stores::Stores,
+    policy::{shadow::Candidate, stores::Stores},
     request::{Limits, route::RouteTable},
     token::{
         Issuers, Trust,
@@ -16,8 +16,17 @@ use crate::{
     },
 };
 
+/// What decision records hold.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// Whether they hold the questions put to the policies.
+    pub questions: bool,
+    /// How whoever is named in them is named.
+    pub recording: Recording,
+}
+
 /// A compiled configuration that touches nothing outside yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Blueprint {
     /// Bounds on requests.
     pub limits: Limits,
@@ -26,11 +35,19 @@ pub struct Blueprint {
     /// How much is remembered of tokens.
     pub cache: CacheLimits,
     /// Which requests are described, and as what.
-    pub routes: RouteTable<RoutePlan>,
+    pub routes: Arc<RouteTable<RoutePlan>>,
     /// How tokens and requests become questions.
-    pub mapping: Mapping,
+    pub mapping: Arc<Mapping>,
     /// Who answers them.
-    pub stores: Stores,
+    pub stores: Arc<Stores>,
+    /// Who is asked beside them, and decides nothing.
+    pub candidate: Option<Arc<Candidate>>,
+    /// Whether there should be one, and cannot.
+    pub candidate_failing: bool,
+    /// Whether clients are told what would have allowed a default denial.
+    pub tells_nearest_miss: bool,
+    /// What records hold.
+    pub records: Records,
     /// What the upstream is told.
     pub identity: Identity,
     /// Where allowed requests go.
@@ -46,10 +63,14 @@ pub struct Snapshot {
     pub(crate) issuers: Issuers,
     /// Shared by the versions that follow each other: each has its own entries in it.
     pub(crate) subjects: TokenCache<Subject>,
-    pub(crate) routes: RouteTable<RoutePlan>,
-    pub(crate) mapping: Mapping,
+    pub(crate) routes: Arc<RouteTable<RoutePlan>>,
+    pub(crate) mapping: Arc<Mapping>,
     pub(crate) sources: Sources,
-    pub(crate) stores: Stores,
+    pub(crate) stores: Arc<Stores>,
+    pub(crate) candidate: Option<Arc<Candidate>>,
+    candidate_failing: bool,
+    pub(crate) tells_nearest_miss: bool,
+    pub(crate) records: Records,
     pub(crate) identity: Arc<Identity>,
     pub(crate) upstream: Arc<Upstream>,
 }
@@ -72,6 +93,10 @@ impl Blueprint {
             sources: self.mapping.sources(outside, before.map(|before| &before.sources)),
             mapping: self.mapping,
             stores: self.stores,
+            candidate: self.candidate,
+            candidate_failing: self.candidate_failing,
+            tells_nearest_miss: self.tells_nearest_miss,
+            records: self.records,
             identity: Arc::new(self.identity),
             upstream: Arc::new(self.upstream),
         }
@@ -82,6 +107,11 @@ impl Snapshot {
     /// The sources that are asked for attributes.
     pub const fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// Whether there should be candidate policies, and cannot.
+    pub const fn candidate_failing(&self) -> bool {
+        self.candidate_failing
     }
 
     /// The issuers whose tokens are believed.

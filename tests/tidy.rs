@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Which rooms a room may name, as ARCHITECTURE.md says. Rooms that may use everything are not listed.
-const WALLS: [(&str, &[&str]); 14] = [
+const WALLS: [(&str, &[&str]); 16] = [
     ("base", &[]),
     ("request", &["base"]),
     ("token", &["base", "request"]),
@@ -19,7 +19,18 @@ const WALLS: [(&str, &[&str]); 14] = [
     ("snapshot", &["base", "entities", "forward", "policy", "request", "token"]),
     (
         "pipeline",
-        &["audit", "base", "entities", "forward", "metrics", "policy", "refusal", "request", "snapshot", "token"],
+        &[
+            "audit", "base", "entities", "forward", "metrics", "policy", "refusal", "request", "shadow", "snapshot",
+            "token",
+        ],
+    ),
+    ("shadow", &["audit", "base", "entities", "metrics", "policy"]),
+    (
+        "authoring",
+        &[
+            "audit", "base", "config", "entities", "forward", "metrics", "pipeline", "policy", "refusal", "request",
+            "snapshot", "token",
+        ],
     ),
     ("config", &["base", "entities", "forward", "policy", "request", "snapshot", "token"]),
     ("reload", &["base", "config"]),

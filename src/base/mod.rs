@@ -10,6 +10,8 @@ pub mod names;
 pub mod origin;
 pub mod outside;
 pub mod problem;
+pub mod pseudonym;
 pub mod rows;
 pub mod secret;
 pub mod sights;
+pub mod spanned;

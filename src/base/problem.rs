@@ -9,7 +9,9 @@ use std::{
 };
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report};
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::Location;
+
+use super::spanned::Spanned;
 
 /// A text that problems point into.
 #[derive(Debug, PartialEq, Eq)]

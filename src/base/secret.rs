@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
-use super::{files::Files, problem::Problem};
+use super::{files::Files, problem::Problem, spanned::Spanned};
 
 /// Where a secret is.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SecretSource {
     /// In this environment variable.

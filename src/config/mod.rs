@@ -2,42 +2,51 @@
 //! has. Each room owns the section beside the code that it configures.
 
 mod agreement;
+pub mod records;
+mod schema;
 pub mod tls;
 mod trust;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use cedar_policy::PolicyId;
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
-use self::tls::{TlsConfig, TlsFiles};
+pub use self::schema::schema;
+use self::{
+    records::RecordsConfig,
+    tls::{TlsConfig, TlsFiles},
+};
 use crate::{
     base::{
         files::Files,
         problem::{Problem, Problems, Source, bounded},
         secret::{Secret, SecretSource},
         sights::Sights,
+        spanned::Spanned,
     },
     entities::{
         EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types, clients::ClientConfig, consent::ConsentsConfig,
         profile::ProfileConfig,
     },
     forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
-    policy::{Ids, PolicyFiles, stores::StoreConfig},
+    policy::{Ids, PolicyFiles, Warning, shadow::ShadowConfig, stores::StoreConfig},
     request::{Limits, route::RouteTable},
     snapshot::Blueprint,
     token::{Trust, cache::CacheLimits, issuer::IssuerConfig},
 };
 
 /// The whole file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(title = "config.yaml of Portcullis")]
 pub struct Config {
     /// Where agents connect: address and port.
     pub listen: Spanned<SocketAddr>,
@@ -77,13 +86,45 @@ pub struct Config {
     /// What the upstream is told.
     #[serde(default)]
     pub identity: IdentityConfig,
+    /// What decision records hold.
+    #[serde(default)]
+    pub records: RecordsConfig,
+    /// Policies that are asked beside those in force and decide nothing. Default none.
+    pub shadow: Option<ShadowConfig>,
+    /// What refused clients are told.
+    #[serde(default)]
+    pub refusals: RefusalsConfig,
+    /// What `check` is to say nothing of. Default nothing.
+    #[serde(default)]
+    pub warnings: Vec<AllowedWarning>,
     /// Bounds on what clients may send.
     #[serde(default)]
     pub limits: LimitsConfig,
 }
 
+/// The section `refusals`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RefusalsConfig {
+    /// Whether a client that no permit lets in is told what the nearest one lacks: a policy's id and conditions. Default
+    /// false.
+    pub nearest_miss: bool,
+}
+
+/// An entry of `warnings`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedWarning {
+    /// The name of the warning.
+    pub allow: Spanned<String>,
+    /// The policy, route or action that it is of. Default: any.
+    pub of: Option<Spanned<String>>,
+    /// Why it is as it should be.
+    pub reason: Spanned<String>,
+}
+
 /// The section `limits`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Bytes of a request head. Default 32768.
@@ -117,7 +158,25 @@ pub struct Compiled {
     /// The servers' part.
     pub servers: Servers,
     /// What deserves a look.
-    pub warnings: Problems,
+    pub warnings: Vec<Warning>,
+    /// Why the candidate policies are not asked, where they cannot be.
+    pub candidate_problems: Problems,
+    /// The configuration's text.
+    pub source: Arc<Source>,
+    /// Where policies stand, by their ids, for each store in turn.
+    pub policy_sources: Vec<HashMap<PolicyId, Arc<Source>>>,
+}
+
+impl Compiled {
+    /// Tells operators what deserves a look.
+    pub fn tell(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{}", warning.problem.message());
+        }
+        if self.blueprint.candidate_failing {
+            tracing::error!("the candidate policies are not asked\n{}", self.candidate_problems);
+        }
+    }
 }
 
 /// Where to listen, and how.
@@ -210,31 +269,43 @@ impl Loaded {
         let folder = config.policies.as_ref().map_or_else(|| PathBuf::from("policies"), |folder| folder.value.clone());
         // Policies that are written by others' conventions are named by others.
         let ids = if config.entities.profile == ProfileConfig::Portcullis { Ids::Required } else { Ids::ByFile };
-        let loaded = problems.keep(PolicyFiles { files: &self.files, folder: &folder, ids }.load(&config.stores));
-        let (stores, types, warnings) = match loaded {
-            Some(loaded) => (Some(loaded.stores), Some(loaded.types), loaded.warnings),
-            None => (None, None, Problems::default()),
-        };
-        let types = types
-            .and_then(|types| problems.keep(Types::compile(&config.entities, &config.consents, types, &self.files)));
+        let loaded = problems.keep(
+            PolicyFiles { files: &self.files, folder: &folder, ids }.load(&config.stores, config.shadow.as_ref()),
+        );
+        let records = problems.keep(config.records.compile(&self.files));
+        let types = loaded.as_ref().and_then(|loaded| {
+            let types = loaded.types.clone();
+            problems.keep(Types::compile(&config.entities, &config.consents, types, &self.files))
+        });
         let routes = types.and_then(|types| problems.keep(self.routes(types)));
         if let (Some((mapping, routes)), Some(identity)) = (&routes, &identity) {
             problems.keep(self.forwards_what_it_reads(mapping, routes, identity));
-            problems.keep(stores.as_ref().map_or(Ok(()), |stores| self.check_stores(stores, mapping, routes)));
+            problems.keep(loaded.as_ref().map_or(Ok(()), |it| self.check_stores(&it.stores, mapping, routes)));
         }
         let compiled = (|| {
-            let (mapping, routes) = routes?;
+            let ((mapping, routes), loaded) = (routes?, loaded?);
             let blueprint = Blueprint {
                 limits: limits?,
                 trust: Trust { rules: issuers?, proofs: proofs?, denied: denied? },
                 cache: cache?,
-                routes,
-                mapping,
-                stores: stores?,
+                routes: Arc::new(routes),
+                mapping: Arc::new(mapping),
+                stores: Arc::new(loaded.stores),
+                candidate: loaded.candidate.map(Arc::new),
+                candidate_failing: !loaded.candidate_problems.0.is_empty(),
+                tells_nearest_miss: config.refusals.nearest_miss,
+                records: records?,
                 identity: identity?,
                 upstream: upstream?,
             };
-            Some(Compiled { blueprint, servers: servers?, warnings })
+            Some(Compiled {
+                blueprint,
+                servers: servers?,
+                warnings: loaded.warnings,
+                candidate_problems: loaded.candidate_problems,
+                source: self.source.clone(),
+                policy_sources: loaded.sources,
+            })
         })();
         problems.into_result(compiled)
     }

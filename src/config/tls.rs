@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
 use crate::base::{
     files::Files,
     problem::{Problem, Problems},
     secret::{Secret, SecretSource},
+    spanned::Spanned,
 };
 
 /// The section `tls`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
     /// The gate's certificate and those that lead to an authority, in PEM.
@@ -26,7 +27,7 @@ pub struct TlsConfig {
 }
 
 /// Whether clients show a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientCertificate {
     /// They are not asked for one.

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use ulid::Ulid;
 
-use super::keys::SigningKey;
+use crate::authoring::keys::SigningKey;
 use crate::{
     base::clock::{Clock, SystemClock},
     config::Config,

@@ -2,13 +2,11 @@
 //! reads. Starts an issuer, a service and the gate, and walks the flow aloud. Nothing here is reachable from `serve`.
 
 pub mod issuer;
-pub mod keys;
 pub mod service;
 mod walk;
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
-use serde_saphyr::{Location, Spanned};
 use tokio::net::TcpListener;
 
 use self::{
@@ -18,7 +16,7 @@ use self::{
 };
 use crate::{
     app::{App, DRAIN_PATIENCE, StartError},
-    base::{clock::SystemClock, files::Files},
+    base::{clock::SystemClock, files::Files, spanned::Spanned},
     config::{self, Config, Loaded},
     metrics::Metrics,
 };
@@ -97,9 +95,9 @@ async fn show(options: Options) -> Result<bool, Failure> {
 async fn surroundings(config: &mut Config, realm: Realm) -> Result<(Issuer, Service), Failure> {
     let issuer = Issuer::start(free(config_port(config)).await?, realm)?;
     let service = Service::start(free(url_port(&config.upstream.url.value)).await?)?;
-    config.upstream.url = spanned(format!("http://{}", service.address()));
+    config.upstream.url = Spanned::nowhere(format!("http://{}", service.address()));
     let settings = config.issuers.value.first_mut().ok_or("the configuration names no issuer")?.settings_mut();
-    settings.jwks_uri = Some(spanned(issuer.agents_jwks_uri()));
+    settings.jwks_uri = Some(Spanned::nowhere(issuer.agents_jwks_uri()));
     settings.jwks_file = None;
     Ok((issuer, service))
 }
@@ -108,7 +106,7 @@ async fn surroundings(config: &mut Config, realm: Realm) -> Result<(Issuer, Serv
 async fn start(loaded: &mut Loaded, journal: Arc<Journal>) -> Result<App, Failure> {
     let metrics = Arc::new(Metrics::new()?);
     let config = &mut loaded.config;
-    let loopback = |port| spanned(SocketAddr::from(([127, 0, 0, 1], port)));
+    let loopback = |port| Spanned::nowhere(SocketAddr::from(([127, 0, 0, 1], port)));
     config.admin = Some(loopback(config.admin_address().port()));
     config.listen = loopback(config.listen.value.port());
     let clock = Arc::new(SystemClock);
@@ -119,10 +117,6 @@ async fn start(loaded: &mut Loaded, journal: Arc<Journal>) -> Result<App, Failur
         }
         started => Ok(started?),
     }
-}
-
-const fn spanned<T>(value: T) -> Spanned<T> {
-    Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
 }
 
 fn config_port(config: &Config) -> u16 {

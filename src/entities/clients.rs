@@ -3,13 +3,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use serde_saphyr::Spanned;
 
 use super::{MappingError, Types, value::expression};
 use crate::{
-    base::problem::{Problem, Problems},
+    base::{
+        problem::{Problem, Problems},
+        spanned::Spanned,
+    },
     token::{
         VerifiedToken,
         claims::{Identifier, is_scope},
@@ -17,7 +20,7 @@ use crate::{
 };
 
 /// An entry of `clients`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
     /// The client, as it stands in the token.
@@ -64,6 +67,13 @@ impl Clients {
             }
         }
         problems.into_result(Some(Self(known)))
+    }
+
+    /// The scopes that clients may use, where each of them is limited.
+    pub(super) fn scopes(&self) -> Option<Vec<&str>> {
+        let limits: Option<Vec<_>> = self.0.values().map(|client| client.scopes.as_ref()).collect();
+        let limits = limits.filter(|limits| !limits.is_empty())?;
+        Some(limits.into_iter().flatten().map(String::as_str).collect())
     }
 
     /// What `token` amounts to.

@@ -4,9 +4,9 @@
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use cedar_policy::RestrictedExpression;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
-use serde_saphyr::Spanned;
 
 use super::{
     MappingError,
@@ -26,6 +26,7 @@ use crate::{
         origin::Origin,
         outside::Outside,
         problem::{Problem, Problems},
+        spanned::Spanned,
     },
     token::claims::{ClaimPath, Identifier},
 };
@@ -34,7 +35,7 @@ use crate::{
 const KEYS: [&str; 2] = ["user", "agent"];
 
 /// The section `consents`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsentsConfig {
     /// Files of consents: JSON arrays. Default none.
@@ -46,7 +47,7 @@ pub struct ConsentsConfig {
 }
 
 /// What a request is for.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PurposeConfig {
     /// Always this.

@@ -6,14 +6,18 @@ mod circumstances;
 pub mod clients;
 pub mod consent;
 mod context;
+mod extension;
+pub mod hiding;
 pub mod lookup;
 pub mod plan;
 pub mod profile;
+pub mod recorded;
 pub mod route;
 pub mod schema;
 pub mod sources;
 mod store;
 pub mod subject;
+pub mod supply;
 pub mod template;
 mod types;
 pub mod value;
@@ -27,13 +31,14 @@ use std::{
 
 use cedar_policy::{Context, Entities, Entity, Request, RestrictedExpression};
 use http::HeaderName;
-use serde::Deserialize;
-use serde_saphyr::Spanned;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use self::{
     circumstances::Circumstances,
     clients::{ClientConfig, Clients},
     context::ContextPlan,
+    hiding::Recording,
     plan::Requests,
     profile::{GroupsConfig, ProfileConfig},
     sources::{Draft, SourceConfig, Sources},
@@ -46,13 +51,13 @@ pub use self::{
     types::Types,
 };
 use crate::{
-    base::{clock::Timestamp, origin::Origin, outside::Outside, problem::Problems},
+    base::{clock::Timestamp, origin::Origin, outside::Outside, problem::Problems, pseudonym::Kind, spanned::Spanned},
     request::{Inbound, route::Match},
     token::{VerifiedToken, binding::Possession, delegation::Delegated},
 };
 
 /// The section `entities`: the schema's names for those who ask, and what is written down of entities.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EntitiesConfig {
     /// Whose conventions policies are written by. Default `portcullis`.
@@ -112,7 +117,7 @@ pub enum MappingError {
 }
 
 /// A principal that a question is put for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// The agent.
@@ -145,8 +150,14 @@ pub struct DecisionRequest {
 
 impl DecisionRequest {
     /// The resource, for records.
-    pub fn resource(&self) -> Option<String> {
-        self.requests.first()?.1.resource().map(ToString::to_string)
+    pub fn resource(&self, recording: &Recording) -> Option<String> {
+        let resource = self.requests.first()?.1.resource()?;
+        Some(match &recording.pseudonyms {
+            None => resource.to_string(),
+            Some(pseudonyms) => {
+                format!("{}::\"{}\"", resource.type_name(), pseudonyms.of(Kind::Id, resource.id().unescaped()))
+            }
+        })
     }
 }
 
@@ -377,9 +388,9 @@ mod tests {
 
     use super::{consent::ConsentsConfig, *};
     use crate::{
+        authoring::keys::SigningKey,
         base::files::Files,
         config,
-        demo::keys::SigningKey,
         policy::PolicyFiles,
         request::{Head, Limits, path::Target, route::RouteTable},
         server::fetch::HttpFetch,
@@ -439,7 +450,7 @@ routes:
             ("policies/a.cedar", "@id(\"a\") permit (principal, action, resource);"),
         ]);
         let loaded = config::parse("config.yaml".into(), CONFIG.into(), files.clone()).unwrap();
-        let types = PolicyFiles::new(&files, &PathBuf::from("policies")).load(&[]).unwrap().types;
+        let types = PolicyFiles::new(&files, &PathBuf::from("policies")).load(&[], None).unwrap().types;
         let types = Types::compile(&EntitiesConfig::default(), &ConsentsConfig::default(), types, &files).unwrap();
         let (mapping, plans) = Mapping::compile(types, &loaded.config.routes.value, &[], &[]).unwrap();
         let mut routes = RouteTable::default();

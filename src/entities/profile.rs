@@ -3,21 +3,24 @@
 use std::collections::HashMap;
 
 use cedar_policy::{EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use serde_saphyr::Spanned;
 
 use super::{
     EntitiesConfig, MappingError,
     schema::{SchemaTypes, Type},
 };
 use crate::{
-    base::problem::{Problem, Problems},
+    base::{
+        problem::{Problem, Problems},
+        spanned::Spanned,
+    },
     token::{VerifiedToken, claims::Identifier},
 };
 
 /// Whose conventions policies are written by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProfileConfig {
     /// Ours: the principal is the agent by its client id, the user stands in the context.
@@ -30,7 +33,7 @@ pub enum ProfileConfig {
 }
 
 /// The section `entities.groups`: what the principal is in.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GroupsConfig {
     /// The claim with their names: a list of texts, or one text.
@@ -99,9 +102,22 @@ impl Profile {
         problems.into_result(groups.map(|groups| Self { claim, groups, tags }))
     }
 
+    /// The type of the groups that principals are in.
+    pub(super) const fn group_type(&self) -> Option<&EntityTypeName> {
+        match &self.groups {
+            Some((_, kind)) => Some(kind),
+            None => None,
+        }
+    }
+
     /// Whether principals have parents.
     pub(super) const fn gives_parents(&self) -> bool {
         self.groups.is_some()
+    }
+
+    /// Whether the principal is named by its client id.
+    pub(super) const fn names_by_client(&self) -> bool {
+        self.claim.is_none()
     }
 
     /// Whether principals have tags.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cedar_policy::EntityUid;
 use http::Method;
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
 use super::{
     Side, Types,
@@ -20,13 +20,14 @@ use crate::{
     base::{
         origin::Origin,
         problem::{Problem, Problems},
+        spanned::Spanned,
     },
     request::route::{METHODS, PathTemplate},
     token::claims::is_scope,
 };
 
 /// An entry of `routes`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
     /// HTTP methods, upper case. `GET` does not stand for `HEAD`.
@@ -57,7 +58,7 @@ pub struct RouteConfig {
 }
 
 /// Whether an agent must act for a user.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DelegationRule {
     /// It must.

@@ -140,6 +140,11 @@ impl SchemaTypes {
         self.entities.get(name).is_some_and(|entity| !entity.parents.is_empty())
     }
 
+    /// What entities of a type may be in.
+    pub fn parents(&self, name: &EntityTypeName) -> &[EntityTypeName] {
+        self.entities.get(name).map_or(&[], |entity| &entity.parents)
+    }
+
     /// Whether entities of type `name` may be in one of type `parent`.
     pub fn may_be_in(&self, name: &EntityTypeName, parent: &EntityTypeName) -> bool {
         self.entities.get(name).is_some_and(|entity| entity.parents.contains(parent))

@@ -7,9 +7,9 @@ use std::{
 };
 
 use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
-use serde_saphyr::Spanned;
 
 use super::{
     MappingError,
@@ -28,13 +28,14 @@ use crate::base::{
     origin::Origin,
     outside::Outside,
     problem::{Problem, Problems},
+    spanned::Spanned,
 };
 
 /// What a source knows an entity by.
 const KEYS: [&str; 1] = ["id"];
 
 /// An entry of `entities.sources`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// The type of the entities that it knows.
@@ -158,6 +159,11 @@ impl SourcePlan {
             false => Err(Problem::at(&self.named, format!("nobody is asked about entities of type `{}`", self.of))
                 .fix("sources are asked about agents, users and the resources of routes")),
         }
+    }
+
+    /// Whether it may say this attribute.
+    pub(super) fn gives(&self, name: &str) -> bool {
+        self.picks.attributes.iter().any(|(known, _)| **known == *name)
     }
 
     pub(super) const fn gives_parents(&self) -> bool {

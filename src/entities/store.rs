@@ -9,7 +9,6 @@ use std::{
 
 use cedar_policy::{Entities, Entity, EntityUid, EvalResult};
 use serde_json::Value;
-use serde_saphyr::Spanned;
 
 use super::{
     MappingError,
@@ -21,6 +20,7 @@ use crate::base::{
     json,
     origin::Origin,
     problem::{Problem, Problems, causes},
+    spanned::Spanned,
 };
 
 /// Entities that may stand beside one question.
@@ -34,6 +34,7 @@ pub(super) struct Store {
     named: HashMap<EntityUid, Vec<EntityUid>>,
     /// What records call it.
     name: Arc<str>,
+    has_files: bool,
 }
 
 impl Store {
@@ -56,12 +57,22 @@ impl Store {
         let named = all.iter().map(|entity| (entity.uid(), named_by(entity))).collect();
         let entities = Entities::from_entities(all, None).map_err(|error| Problem::new(causes(&error)));
         let entities = problems.keep(entities);
-        problems.into_result(entities.map(|entities| Self { entities, named, name: "file".into() }))
+        problems.into_result(entities.map(|entities| Self {
+            entities,
+            named,
+            name: "file".into(),
+            has_files: !paths.is_empty(),
+        }))
     }
 
     /// Whether nothing is written down.
     pub(super) fn is_empty(&self) -> bool {
         self.named.is_empty()
+    }
+
+    /// Whether anything may be written down: files that are empty now may not be tomorrow.
+    pub(super) const fn has_files(&self) -> bool {
+        self.has_files
     }
 
     /// Adds what is written down of an entity: attributes that are open, and its parents.

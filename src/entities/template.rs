@@ -283,6 +283,18 @@ fn holes_are_apart(parts: &[Part]) -> bool {
     })
 }
 
+/// Whether holes, of one character at least each, can be filled so that the parts make `text`.
+fn can_fill(parts: &[Part], text: &str) -> bool {
+    match parts.split_first() {
+        None => text.is_empty(),
+        Some((Part::Literal(literal), rest)) => text.strip_prefix(&**literal).is_some_and(|text| can_fill(rest, text)),
+        Some((Part::Hole(_), rest)) => {
+            let ends = text.char_indices().map(|(at, c)| at.saturating_add(c.len_utf8()));
+            ends.filter_map(|end| text.get(end..)).any(|text| can_fill(rest, text))
+        }
+    }
+}
+
 /// An entity whose id is made from a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntityTemplate {
@@ -292,6 +304,16 @@ pub struct EntityTemplate {
 }
 
 impl EntityTemplate {
+    /// The type of what it names.
+    pub const fn type_name(&self) -> &EntityTypeName {
+        &self.type_name
+    }
+
+    /// Whether it can name an entity with this id.
+    pub fn can_be(&self, id: &str) -> bool {
+        can_fill(&self.id.0, id)
+    }
+
     /// Parses `Type::"id"`.
     ///
     /// # Errors

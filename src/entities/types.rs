@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use cedar_policy::EntityTypeName;
-use serde_saphyr::Spanned;
 
 use super::{
     EntitiesConfig, Side,
@@ -16,6 +15,7 @@ use super::{
 use crate::base::{
     files::Files,
     problem::{Problem, Problems},
+    spanned::Spanned,
 };
 
 /// The schema, with the types that stand for agents and users.

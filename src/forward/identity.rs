@@ -7,20 +7,21 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
 use super::Upstream;
 use crate::{
     base::{
         names::same,
         problem::{Problem, Problems},
+        spanned::Spanned,
     },
     policy::Allowed,
 };
 
 /// The section `identity`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IdentityConfig {
     /// Header for the agent's id. Default `x-portcullis-agent`.

@@ -6,14 +6,17 @@ use std::{
 };
 
 use http::{HeaderValue, header::InvalidHeaderValue};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 use url::Url;
 
-use crate::base::problem::{Problem, Problems, bounded};
+use crate::base::{
+    problem::{Problem, Problems, bounded},
+    spanned::Spanned,
+};
 
 /// The section `upstream`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
     /// `http://host:port` or `https://host:port`; no path.

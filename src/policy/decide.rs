@@ -29,6 +29,19 @@ pub struct Denied {
     pub side: Option<Side>,
     /// The policies that made it so: the forbids that applied, or those that erred; none for the default denial.
     pub determining: Vec<Arc<PolicyNote>>,
+    /// What would have allowed it, where the client is to be told that.
+    pub nearest_miss: Option<String>,
+}
+
+impl std::fmt::Display for Denied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ids: Vec<_> = self.determining.iter().map(|note| format!("`{}`", note.id)).collect();
+        match (self.reason, ids.as_slice()) {
+            (DenyReason::Failure, _) => write!(f, "a policy could not be evaluated: {}", ids.join(", ")),
+            (DenyReason::Policy, []) => f.write_str("no permit applies"),
+            (DenyReason::Policy, _) => write!(f, "it is forbidden by {}", ids.join(", ")),
+        }
+    }
 }
 
 /// How a question came to be denied.
@@ -56,6 +69,14 @@ impl Decision {
     /// [`Denied`].
     pub fn into_result(self) -> Result<Allowed, Denied> {
         self.outcome
+    }
+
+    /// Yes or no, to be looked at.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub const fn result(&self) -> Result<&Allowed, &Denied> {
+        self.outcome.as_ref()
     }
 
     /// The policies that erred and were passed over, in a store that takes them so.
@@ -89,13 +110,13 @@ impl Policies {
                 }
                 (true, ..) => (DenyReason::Policy, forbids),
             };
-            let denied = Denied { reason, side: Some(*side), determining: in_order(determines) };
+            let denied = Denied { reason, side: Some(*side), determining: in_order(determines), nearest_miss: None };
             return Decision { outcome: Err(denied), skipped: in_order(skipped) };
         }
         // INVARIANT: nobody is allowed who was not asked about.
         let outcome = match question.requests.is_empty() {
             false => Ok(Allowed { determining: in_order(determining) }),
-            true => Err(Denied { reason: DenyReason::Policy, side: None, determining }),
+            true => Err(Denied { reason: DenyReason::Policy, side: None, determining, nearest_miss: None }),
         };
         Decision { outcome, skipped: in_order(skipped) }
     }
@@ -119,9 +140,15 @@ impl Policies {
         found
     }
 
-    fn note_of(&self, id: &PolicyId) -> Arc<PolicyNote> {
+    /// The policies whose scope can hold `question`, by id.
+    pub fn in_scope(&self, question: &DecisionRequest) -> Vec<String> {
+        let sets = question.requests.iter().flat_map(|(_, request)| self.index.matching(request, &question.entities));
+        sets.flat_map(cedar_policy::PolicySet::policies).map(|policy| policy.id().to_string()).collect()
+    }
+
+    pub(super) fn note_of(&self, id: &PolicyId) -> Arc<PolicyNote> {
         let unknown = || Arc::new(PolicyNote::silent(id.to_string()));
-        self.notes.get(id).cloned().unwrap_or_else(unknown)
+        self.known.get(id).map_or_else(unknown, |known| known.note.clone())
     }
 }
 
@@ -134,18 +161,14 @@ fn in_order(mut notes: Vec<Arc<PolicyNote>>) -> Vec<Arc<PolicyNote>> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::{BTreeSet, HashMap},
-        path::Path,
-        sync::OnceLock,
-    };
+    use std::{collections::BTreeSet, path::Path, sync::OnceLock};
 
     use cedar_policy::{Authorizer, Context, EntityUid, Policy, PolicySet, Schema};
     use proptest::prelude::*;
     use serde_json::Value;
 
     use super::*;
-    use crate::policy::index::Index;
+    use crate::policy::{anatomy::Truth, index::Index};
 
     /// Users in groups, documents in folders, actions in groups.
     fn entities() -> Entities {
@@ -198,8 +221,19 @@ mod tests {
     }
 
     fn policy() -> impl Strategy<Value = String> {
-        let conditions =
-            vec!["", "when { principal.n == 1 }", "unless { resource.n == 1 }", "when { principal.absent }"];
+        let conditions = vec![
+            "",
+            "when { principal.n == 1 }",
+            "unless { resource.n == 1 }",
+            "when { principal.absent }",
+            "when { principal has absent && principal.absent }",
+            "when { !(principal.n == 1 && resource.n == 2) || principal.absent }",
+            "when { if principal has absent then principal.absent else resource.n > 0 }",
+            "unless { principal.absent || true } when { resource.n < 2 }",
+            "unless { principal.n == 1 || principal.absent }",
+            "when { principal in G::\"0\" && !(resource in F::\"0\") }",
+            "unless { if principal in G::\"1\" then resource.n == 2 else principal.absent == 1 }",
+        ];
         let parts = (
             prop::sample::select(vec!["permit", "permit", "forbid"]),
             scope("principal", "U", "G"),
@@ -223,11 +257,16 @@ mod tests {
             .collect();
         let determining = in_order(response.diagnostics().reason().map(note).collect());
         let outcome = if !erred.is_empty() {
-            Err(Denied { reason: DenyReason::Failure, side: Some(Side::Agent), determining: in_order(erred) })
+            Err(Denied {
+                reason: DenyReason::Failure,
+                side: Some(Side::Agent),
+                determining: in_order(erred),
+                nearest_miss: None,
+            })
         } else if response.decision() == Effect::Allow {
             Ok(Allowed { determining })
         } else {
-            Err(Denied { reason: DenyReason::Policy, side: Some(Side::Agent), determining })
+            Err(Denied { reason: DenyReason::Policy, side: Some(Side::Agent), determining, nearest_miss: None })
         };
         Decision { outcome, skipped: Vec::new() }
     }
@@ -253,6 +292,9 @@ mod tests {
                             entities: entities(),
                             origins: Vec::new(),
                         };
+                        let whole = indexed.evaluate(&question.requests[0].1, &question.entities);
+                        let parts = by_parts(&indexed, &question);
+                        prop_assert!(!differ(&whole, &parts), "{:?}: {:?} is not {:?}", texts, parts, whole);
                         prop_assert_eq!(indexed.decide(&question), plain(&set, &question), "{:?}: {:?}", texts, question.requests);
                     }
                 }
@@ -262,7 +304,32 @@ mod tests {
 
     fn indexed<'a>(policies: impl Iterator<Item = &'a Policy>) -> Policies {
         let index = Index::build(policies).unwrap();
-        Policies { index, notes: HashMap::new(), authorizer: Authorizer::new(), on_error: OnError::Deny }
+        let known =
+            index.policies().map(|policy| (policy.id().clone(), PolicyNote::silent(policy.id().to_string()).into()));
+        let known = known.collect();
+        Policies { index, known, authorizer: Authorizer::new(), on_error: OnError::Deny }
+    }
+
+    /// What applies and errs by the explanation of a question, which looks at each policy by its parts.
+    fn by_parts(policies: &Policies, question: &DecisionRequest) -> Evaluation {
+        let mut found = Evaluation::default();
+        for examined in policies.explain(question).sides.remove(0).policies {
+            match (examined.applies, examined.effect) {
+                (Truth::Error(_), _) => found.erred.push(examined.note),
+                (Truth::True, cedar_policy::Effect::Permit) => found.permits.push(examined.note),
+                (Truth::True, cedar_policy::Effect::Forbid) => found.forbids.push(examined.note),
+                (Truth::False, _) => {}
+            }
+        }
+        found
+    }
+
+    /// Whether both name the same policies; of permits beside a forbid Cedar says nothing.
+    fn differ(whole: &Evaluation, parts: &Evaluation) -> bool {
+        let permits_told = whole.forbids.is_empty();
+        ids(&whole.erred) != ids(&parts.erred)
+            || ids(&whole.forbids) != ids(&parts.forbids)
+            || permits_told && ids(&whole.permits) != ids(&parts.permits)
     }
 
     fn ids(notes: &[Arc<PolicyNote>]) -> BTreeSet<&str> {
@@ -291,7 +358,12 @@ mod tests {
             let context = |typed| Context::from_json_value(request["context"].clone(), typed).ok();
             let context = context(Some((&schema, &action))).or_else(|| context(None)).unwrap();
             let put = Request::new(uid("principal"), action, uid("resource"), context, None).unwrap();
-            let found = policies.evaluate(&put, &entities);
+            let question =
+                DecisionRequest { requests: vec![(Side::Agent, put)], entities: entities.clone(), origins: Vec::new() };
+            let found = policies.evaluate(&question.requests[0].1, &entities);
+            if differ(&found, &by_parts(&policies, &question)) {
+                wrong.push(format!("{}: {}: explained otherwise", test["policies"], request["description"]));
+            }
             let allowed = found.forbids.is_empty() && !found.permits.is_empty();
             let reason = if found.forbids.is_empty() { ids(&found.permits) } else { ids(&found.forbids) };
             let right = (request["decision"] == "allow") == allowed

@@ -48,23 +48,43 @@ impl Index {
         Ok(index)
     }
 
+    /// Every policy. One that names several actions stands in it several times.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let sets = self.by_action.values().flat_map(HashMap::values).flat_map(HashMap::values);
+        sets.flat_map(PolicySet::policies)
+    }
+
+    /// The policies whose scope can hold the action of `request`.
+    pub(super) fn of_action<'a>(
+        &'a self,
+        request: &'a Request,
+        entities: &'a Entities,
+    ) -> impl Iterator<Item = &'a Policy> {
+        let sets = actions_of(request, entities).filter_map(|action| self.by_action.get(&action));
+        sets.flat_map(HashMap::values).flat_map(HashMap::values).flat_map(PolicySet::policies)
+    }
+
     /// The sets whose scope can hold `request`. A policy may stand in several of them.
     pub(super) fn matching<'a>(
         &'a self,
         request: &'a Request,
         entities: &'a Entities,
     ) -> impl Iterator<Item = &'a PolicySet> {
-        let actions = std::iter::once(None).chain(request.action().into_iter().flat_map(|action| {
-            let groups = entities.ancestors(action).into_iter().flatten();
-            std::iter::once(action).chain(groups).cloned().map(Some)
-        }));
         let principals = keys(request.principal(), entities);
         let resources = keys(request.resource(), entities);
-        actions
+        actions_of(request, entities)
             .filter_map(|action| self.by_action.get(&action))
             .flat_map(move |by_principal| principals.clone().into_iter().filter_map(|key| by_principal.get(&key)))
             .flat_map(move |by_resource| resources.clone().into_iter().filter_map(|key| by_resource.get(&key)))
     }
+}
+
+/// Every action that policies about `request` may name; `None` for any.
+fn actions_of<'a>(request: &'a Request, entities: &'a Entities) -> impl Iterator<Item = Option<EntityUid>> + 'a {
+    std::iter::once(None).chain(request.action().into_iter().flat_map(|action| {
+        let groups = entities.ancestors(action).into_iter().flatten();
+        std::iter::once(action).chain(groups).cloned().map(Some)
+    }))
 }
 
 /// Every key that `entity` may be found under.

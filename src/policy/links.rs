@@ -14,6 +14,9 @@ use crate::base::{
     problem::{Problem, Problems, causes},
 };
 
+/// The name of the file of template links.
+pub(super) const LINKS: &str = "links.json";
+
 /// Links that are taken.
 const LINKS_MAX: usize = 1_000_000;
 

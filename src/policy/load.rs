@@ -1,22 +1,21 @@
 //! From `.cedar` files and a schema to policies that passed strict validation, or to every reason why not.
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, HashSet},
     io::ErrorKind,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
-use cedar_policy::{
-    Authorizer, Policy, PolicyId, PolicySet, Schema, Template, ValidationMode, Validator,
-    schema_str_to_json_with_resolved_types,
-};
+use cedar_policy::{Authorizer, PolicyId, Schema, schema_str_to_json_with_resolved_types};
 
 use super::{
-    Policies, PolicyNote,
+    Policies,
+    checked::CheckedSet,
     index::Index,
-    links::{self, Linked},
+    links::LINKS,
     nesting::{NESTING_MAX, OPERATORS_MAX, too_deep},
+    shadow::{Candidate, ShadowConfig},
     stores::{DEFAULT, OnError, Store, StoreConfig, Stores},
 };
 use crate::{
@@ -28,10 +27,7 @@ use crate::{
 };
 
 /// The schema's name inside the policy folder.
-const SCHEMA: &str = "schema.cedarschema";
-
-/// The name of the file of template links.
-const LINKS: &str = "links.json";
+pub(super) const SCHEMA: &str = "schema.cedarschema";
 
 /// Stack of the thread that loads policies, in bytes: ample for [`NESTING_MAX`].
 const LOAD_STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -62,10 +58,45 @@ pub enum Ids {
 pub struct Loaded {
     /// The policies.
     pub stores: Stores,
+    /// The policies that may take the place of those of a store.
+    pub candidate: Option<Candidate>,
+    /// Why those are not asked, where they cannot be: they have no part in what is in force.
+    pub candidate_problems: Problems,
     /// The schema's types.
     pub types: SchemaTypes,
     /// What deserves a look.
-    pub warnings: Problems,
+    pub warnings: Vec<Warning>,
+    /// Where policies stand, by their ids, for each store in turn.
+    pub sources: Vec<HashMap<PolicyId, Arc<Source>>>,
+}
+
+/// What Cedar finds odd but not wrong.
+#[derive(Clone, Debug)]
+pub struct Warning {
+    /// The policy or template that it is of.
+    pub of: String,
+    /// What it is.
+    pub what: Oddness,
+    /// How it is shown.
+    pub problem: Problem,
+}
+
+/// Kinds of what is odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oddness {
+    /// A template that is linked to nothing.
+    UnlinkedTemplate,
+    /// A policy that is always false.
+    ImpossiblePolicy,
+    /// Anything else.
+    Other,
+}
+
+/// What comes up on the way.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    warnings: Vec<Warning>,
+    sources: Vec<HashMap<PolicyId, Arc<Source>>>,
 }
 
 /// What is special about a store.
@@ -76,29 +107,30 @@ pub(super) struct Settings {
 }
 
 impl PolicyFiles<'_> {
-    /// Loads and validates the folder, which is the default store, and the stores beside it.
+    /// Loads and validates the folder, which is the default store, the stores beside it, and what may take the place of
+    /// one.
     ///
     /// # Errors
     /// Every [`Problem`] found.
-    pub fn load(self, stores: &[StoreConfig]) -> Result<Loaded, Problems> {
+    pub fn load(self, stores: &[StoreConfig], shadow: Option<&ShadowConfig>) -> Result<Loaded, Problems> {
         // Cedar's parser and validator recurse as deep as a text nests: that depth has a limit, and room on this stack.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("policies".into()).stack_size(LOAD_STACK_BYTES);
-            let loading = thread.spawn_scoped(scope, || self.load_here(stores));
+            let loading = thread.spawn_scoped(scope, || self.load_here(stores, shadow));
             let loading = loading.map_err(|error| Problem::new(format!("no thread to load policies: {error}")))?;
             loading.join().unwrap_or_else(|_| Err(Problem::new("loading the policies failed inside Cedar").into()))
         })
     }
 
-    fn load_here(self, configs: &[StoreConfig]) -> Result<Loaded, Problems> {
+    fn load_here(self, configs: &[StoreConfig], shadow: Option<&ShadowConfig>) -> Result<Loaded, Problems> {
         let mut problems = Problems::default();
         let schema = problems.keep(self.schema());
-        let (mut stores, mut warnings) = (Vec::new(), Problems::default());
+        let (mut stores, mut seen) = (Vec::new(), Seen::default());
         let known = schema.as_ref().map(|(schema, _)| schema);
         let default = configs.iter().find(|config| config.name.value == DEFAULT);
         let settings = default.map_or_else(|| Ok(Settings::default()), StoreConfig::settings);
         if let Some(settings) = problems.keep(settings) {
-            let policies = problems.keep(self.set(known, settings, &mut warnings));
+            let policies = problems.keep(self.set(known, settings, &mut seen));
             stores.extend(policies.map(|policies| Store { name: None, policies }));
         }
         let mut folders = vec![self.real(self.folder)];
@@ -133,11 +165,31 @@ impl PolicyFiles<'_> {
             folders.push(real);
             let Some(settings) = problems.keep(config.settings()) else { continue };
             let files = PolicyFiles { folder: &folder.value, ..self };
-            let policies = problems.keep(files.set(known, settings, &mut warnings));
+            let policies = problems.keep(files.set(known, settings, &mut seen));
             stores.extend(policies.map(|policies| Store { name: Some(name.value.as_str().into()), policies }));
         }
         let stores = problems.keep(Stores::new(stores, configs));
-        let loaded = schema.zip(stores).map(|((_, types), stores)| Loaded { stores, types, warnings });
+        let (mut candidate, mut candidate_problems) = (None, Problems::default());
+        if let Some(shadow) = shadow {
+            let real = self.real(&shadow.policies.value);
+            if folders.iter().any(|folder| real != *folder && real.starts_with(folder)) {
+                let problem =
+                    Problem::at(&shadow.policies, "a folder inside that of a store: its policies are in force");
+                problems.push(problem.fix("keep candidates beside the policies in force"));
+            }
+            candidate = self.candidate(shadow, configs, known, &mut problems, &mut candidate_problems);
+        }
+        let loaded = (|| {
+            let (_, types) = schema?;
+            Some(Loaded {
+                stores: stores?,
+                candidate,
+                candidate_problems,
+                types,
+                warnings: seen.warnings,
+                sources: seen.sources,
+            })
+        })();
         problems.into_result(loaded)
     }
 
@@ -149,9 +201,14 @@ impl PolicyFiles<'_> {
     }
 
     /// The policies of a folder, which `schema` must know.
-    fn set(self, schema: Option<&Schema>, settings: Settings, warnings: &mut Problems) -> Result<Policies, Problems> {
+    pub(super) fn set(
+        self,
+        schema: Option<&Schema>,
+        settings: Settings,
+        seen: &mut Seen,
+    ) -> Result<Policies, Problems> {
         let mut problems = Problems::default();
-        let mut set = CheckedSet { ids: self.ids, folder: self.folder.to_owned(), ..CheckedSet::default() };
+        let mut set = CheckedSet::new(self.ids, self.folder);
         for source in problems.keep(self.sources()).unwrap_or_default() {
             problems.keep(set.add(&source));
         }
@@ -159,12 +216,13 @@ impl PolicyFiles<'_> {
             problems.keep(set.link(&source));
         }
         if let Some(schema) = schema {
-            warnings.0.extend(set.validate(schema, settings.level_max, &mut problems).0);
+            seen.warnings.extend(set.validate(schema, settings.level_max, &mut problems));
         }
+        seen.sources.push(set.sources);
         let index = Index::build(set.policies.policies()).map_err(|error| Problem::new(error.to_string()));
         let index = problems.keep(index);
-        let (notes, authorizer, on_error) = (set.notes, Authorizer::new(), settings.on_error);
-        problems.into_result(index.map(|index| Policies { index, notes, authorizer, on_error }))
+        let (known, authorizer, on_error) = (set.known, Authorizer::new(), settings.on_error);
+        problems.into_result(index.map(|index| Policies { index, known, authorizer, on_error }))
     }
 
     fn schema(self) -> Result<(Schema, SchemaTypes), Problems> {
@@ -200,7 +258,7 @@ impl PolicyFiles<'_> {
     }
 
     /// A text of the folder that is safe to hand to Cedar's parser.
-    fn read(self, path: &Path) -> Result<Arc<Source>, Problem> {
+    pub(super) fn read(self, path: &Path) -> Result<Arc<Source>, Problem> {
         let text = self.files.read(path).map_err(|error| {
             Problem::new(format!("cannot read `{}`: {error}", path.display()))
                 .fix("a policy folder holds `.cedar` files and their `schema.cedarschema`")
@@ -216,154 +274,6 @@ impl PolicyFiles<'_> {
             }
         }
     }
-}
-
-#[derive(Default)]
-struct CheckedSet {
-    ids: Ids,
-    folder: PathBuf,
-    policies: PolicySet,
-    notes: HashMap<PolicyId, Arc<PolicyNote>>,
-    sources: HashMap<PolicyId, Arc<Source>>,
-    /// By `@id`.
-    templates: HashMap<String, Template>,
-    /// Templates that something is linked from.
-    used: HashSet<String>,
-}
-
-impl CheckedSet {
-    /// Adds the policies of one file, each under its `@id`.
-    fn add(&mut self, source: &Arc<Source>) -> Result<(), Problems> {
-        let parsed: PolicySet = source.text.parse().map_err(|errors: cedar_policy::ParseErrors| {
-            Problems(errors.iter().map(|error| Problem::from_cedar(error, source)).collect())
-        })?;
-        let mut problems = Problems::default();
-        let alone = parsed.policies().count().saturating_add(parsed.templates().count()) == 1;
-        for template in parsed.templates() {
-            problems.keep(self.add_template(template, source, alone));
-        }
-        for policy in parsed.policies() {
-            problems.keep(self.add_policy(policy, source, alone));
-        }
-        problems.into_result(Some(()))
-    }
-
-    fn add_policy(&mut self, policy: &Policy, source: &Arc<Source>, alone: bool) -> Result<(), Problem> {
-        let id = policy.annotation("id").filter(|id| !id.is_empty()).map(str::to_owned);
-        let id = self.name(id, policy.id(), source, alone)?;
-        let note = PolicyNote::read(id, |name| policy.annotation(name));
-        let note = note.map_err(|message| Problem::new(message).within(source))?;
-        self.insert(policy.new_id(PolicyId::new(&note.id)), note, source)
-    }
-
-    /// What a policy or template is called: as it says itself, or else by its file where that is enough.
-    fn name(&self, said: Option<String>, id: &PolicyId, source: &Arc<Source>, alone: bool) -> Result<String, Problem> {
-        match (said, self.ids) {
-            (Some(said), _) => Ok(said),
-            (None, Ids::ByFile) => Ok(self.by_file(id, source, alone)),
-            (None, Ids::Required) => Err(nameless(id, source)),
-        }
-    }
-
-    /// What a policy is called by its file.
-    fn by_file(&self, id: &PolicyId, source: &Source, alone: bool) -> String {
-        let path = Path::new(&source.name).with_extension("");
-        let file = path.strip_prefix(&self.folder).unwrap_or(&path).display().to_string();
-        match number(id) {
-            Some(number) if !alone => format!("{file}#{number}"),
-            _ => file,
-        }
-    }
-
-    fn add_template(&mut self, template: &Template, source: &Arc<Source>, alone: bool) -> Result<(), Problem> {
-        let id = template.annotation("id").filter(|id| !id.is_empty()).map(str::to_owned);
-        let id = self.name(id, template.id(), source, alone)?;
-        self.claim(&PolicyId::new(&id), source)?;
-        self.templates.insert(id, template.clone());
-        Ok(())
-    }
-
-    /// Adds the policies that a file of links makes of the templates.
-    fn link(&mut self, source: &Arc<Source>) -> Result<(), Problems> {
-        let within = |problems: Problems| Problems(problems.0.into_iter().map(|it| it.within(source)).collect());
-        let mut problems = Problems::default();
-        for Linked { policy, template } in links::link(&source.text, &self.templates).map_err(within)? {
-            let said = self.templates.get(&template);
-            let note = PolicyNote::read(policy.id().to_string(), |name| said?.annotation(name));
-            self.used.insert(template);
-            if let Some(note) = problems.keep(note.map_err(|message| Problem::new(message).within(source))) {
-                problems.keep(self.insert(policy, note, source));
-            }
-        }
-        problems.into_result(Some(()))
-    }
-
-    fn insert(&mut self, policy: Policy, note: PolicyNote, source: &Arc<Source>) -> Result<(), Problem> {
-        let name = PolicyId::new(&note.id);
-        self.claim(&name, source)?;
-        self.policies.add(policy).map_err(|error| Problem::from_cedar(&error, source))?;
-        self.notes.insert(name, Arc::new(note));
-        Ok(())
-    }
-
-    /// Notes where an id stands, which nothing else may have.
-    fn claim(&mut self, name: &PolicyId, source: &Arc<Source>) -> Result<(), Problem> {
-        match self.sources.entry(name.clone()) {
-            Entry::Occupied(other) => {
-                let message = format!("`@id(\"{name}\")` stands twice, in `{}` too", other.get().name);
-                Err(Problem::new(message).fix("give each policy an id of its own").within(source))
-            }
-            Entry::Vacant(free) => {
-                free.insert(source.clone());
-                Ok(())
-            }
-        }
-    }
-
-    fn validate(&self, schema: &Schema, level_max: Option<u32>, problems: &mut Problems) -> Problems {
-        let mut whole = self.policies.clone();
-        for (id, template) in &self.templates {
-            // INVARIANT: no policy has a template's id.
-            let _ = whole.add_template(template.new_id(PolicyId::new(id)));
-        }
-        let validator = Validator::new(schema.clone());
-        let result = match level_max {
-            None => validator.validate(&whole, ValidationMode::Strict),
-            Some(level) => validator.validate_with_level(&whole, ValidationMode::Strict, level),
-        };
-        let place = |id: &PolicyId, error: &dyn miette::Diagnostic| match self.sources.get(id) {
-            Some(source) => Problem::from_cedar(error, source),
-            None => Problem::new(error.to_string()),
-        };
-        for error in result.validation_errors() {
-            problems.push(place(error.policy_id(), error));
-        }
-        let unused = self.templates.keys().filter(|id| !self.used.contains(*id)).map(|id| {
-            let source = self.sources.get(&PolicyId::new(id));
-            let problem = Problem::new(format!("template `{id}` is linked to nothing, so it says nothing"));
-            let problem = problem.fix(format!("link it in `{LINKS}`"));
-            source.map_or_else(|| problem.clone(), |source| problem.clone().within(source))
-        });
-        Problems(
-            result.validation_warnings().map(|warning| place(warning.policy_id(), warning)).chain(unused).collect(),
-        )
-    }
-}
-
-fn nameless(id: &PolicyId, source: &Arc<Source>) -> Problem {
-    Problem::new(format!("{} has no `@id`: records could not say which one decided", position(id)))
-        .fix("write `@id(\"what-it-says\")` before it")
-        .within(source)
-}
-
-/// Which of the policies of a text it is, from 1. Cedar numbers them `policy0`, `policy1`, …
-fn number(id: &PolicyId) -> Option<usize> {
-    let number = id.to_string().strip_prefix("policy").and_then(|number| number.parse::<usize>().ok());
-    number.map(|index| index.saturating_add(1))
-}
-
-fn position(id: &PolicyId) -> String {
-    number(id).map_or_else(|| format!("policy `{id}`"), |number| format!("policy number {number}"))
 }
 
 impl<'a> PolicyFiles<'a> {
@@ -382,7 +292,7 @@ mod tests {
 
     fn load(files: &[(&str, &str)]) -> Result<Loaded, Problems> {
         let files = Files::memory(files.iter().copied());
-        PolicyFiles::new(&files, &PathBuf::from("p")).load(&[])
+        PolicyFiles::new(&files, &PathBuf::from("p")).load(&[], None)
     }
 
     fn problem(policy: &str) -> String {
@@ -395,7 +305,7 @@ mod tests {
         let text = "@id(\"a\") @reason(\"because\") permit (principal, action, resource);";
         let loaded = load(&[("p/schema.cedarschema", SCHEMA_TEXT), ("p/a.cedar", text), ("p/no.txt", "?")]).unwrap();
         assert_eq!(loaded.stores.len(), 1);
-        let note = &loaded.stores.choose(None, || Ok::<_, ()>(None)).unwrap().policies.notes[&PolicyId::new("a")];
+        let note = &loaded.stores.choose(None, || Ok::<_, ()>(None)).unwrap().policies.known[&PolicyId::new("a")].note;
         assert_eq!((note.reason.as_deref(), note.advice.as_deref()), (Some("because"), None));
     }
 
@@ -441,15 +351,21 @@ mod tests {
             )
         };
         let loaded = linked(&format!("[{}, {}]", link("l1", "a"), link("l2", "b\\\"c"))).unwrap();
-        assert_eq!((loaded.stores.len(), loaded.warnings.0.len()), (2, 0));
+        assert_eq!((loaded.stores.len(), loaded.warnings.len()), (2, 0));
         assert_eq!(
-            loaded.stores.choose(None, || Ok::<_, ()>(None)).unwrap().policies.notes[&PolicyId::new("l2")]
+            loaded.stores.choose(None, || Ok::<_, ()>(None)).unwrap().policies.known[&PolicyId::new("l2")]
+                .note
                 .reason
                 .as_deref(),
             Some("shared")
         );
+        let store = loaded.stores.named(None).unwrap();
+        let tests: Vec<_> = store.policies.dissected().iter().flat_map(|it| it.anatomy.scope_tests()).collect();
+        assert!(tests.iter().any(|test| &**test == "principal == Agent::\"a\""), "{tests:?}");
         let unused = load(&[("p/schema.cedarschema", SCHEMA_TEXT), ("p/a.cedar", TEMPLATE)]).unwrap();
-        assert!(unused.warnings.to_string().contains("template `share` is linked to nothing"));
+        let [warning] = &unused.warnings[..] else { panic!("{:?}", unused.warnings) };
+        assert_eq!((warning.what, &*warning.of), (Oddness::UnlinkedTemplate, "share"));
+        assert!(warning.problem.message().contains("template `share` is linked to nothing"));
         assert_eq!(unused.stores.len(), 0);
         let principal = r#""?principal": { "type": "Agent", "id": "a" }"#;
         for (links, shown) in [

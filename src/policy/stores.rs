@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
 use super::{Policies, load::Settings};
-use crate::base::problem::{Problem, Problems, bounded};
+use crate::base::{
+    problem::{Problem, Problems, bounded},
+    spanned::Spanned,
+};
 
 /// The store that `policies` names.
 pub const DEFAULT: &str = "default";
@@ -15,7 +18,7 @@ pub const DEFAULT: &str = "default";
 const ANY_HOST: &str = "*";
 
 /// An entry of `stores`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
     /// Its name, for routes and records. `default` is the store that `policies` names.
@@ -33,7 +36,7 @@ pub struct StoreConfig {
 }
 
 /// What a policy in scope that errs makes of a decision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
     /// A denial, whatever other policies say.
@@ -108,7 +111,12 @@ impl Stores {
 
     /// Whether there is a store of this name.
     pub fn has(&self, name: &str) -> bool {
-        self.named(name).is_some()
+        self.named(Some(name)).is_some()
+    }
+
+    /// Each store.
+    pub fn iter(&self) -> impl Iterator<Item = &Store> {
+        self.stores.iter()
     }
 
     /// All policies of all stores.
@@ -123,8 +131,8 @@ impl Stores {
 
     /// The store that decides: the one that the route names, or else that of the host. `None` where no store decides for it.
     pub fn choose<E>(&self, named: Option<&str>, host: impl FnOnce() -> Result<Option<String>, E>) -> Option<&Store> {
-        if let Some(name) = named {
-            return self.named(name);
+        if named.is_some() {
+            return self.named(named);
         }
         if !self.depend_on_host() {
             return self.stores.get(self.other?);
@@ -135,7 +143,9 @@ impl Stores {
         self.stores.get(index)
     }
 
-    fn named(&self, name: &str) -> Option<&Store> {
+    /// The store of this name, or the default one.
+    pub fn named(&self, name: Option<&str>) -> Option<&Store> {
+        let name = name.unwrap_or(DEFAULT);
         self.stores.iter().find(|store| store.name.as_deref().unwrap_or(DEFAULT) == name)
     }
 }

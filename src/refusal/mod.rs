@@ -4,12 +4,16 @@
 //! what a policy's author wrote for it.
 
 mod challenge;
+mod stage;
 
 use std::time::Duration;
 
 use http::StatusCode;
 
-pub use self::challenge::{Challenge, Offered};
+pub use self::{
+    challenge::{Challenge, Offered},
+    stage::Stage,
+};
 
 use crate::{
     entities::MappingError,
@@ -183,6 +187,7 @@ impl Refusal {
             reason,
             side: None,
             determining: Vec::new(),
+            nearest_miss: None,
         });
         let mut every = vec![Self::RouteMissing, Self::HostUnknown, Self::Overloaded, Self::Internal];
         every.extend(requests.map(Self::from));
@@ -244,6 +249,14 @@ impl Refusal {
         }
     }
 
+    /// What would have allowed it, where the operator lets that be told.
+    fn nearest_miss(&self) -> Option<&str> {
+        match self {
+            Self::Denied(denied) => denied.nearest_miss.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The body: a problem document (RFC 9457) in JSON.
     pub fn problem(&self, decision_id: &str) -> serde_json::Value {
         let status = self.status();
@@ -260,6 +273,7 @@ impl Refusal {
             ("required_scope", said(|note| &note.required_scope)),
             ("step_up", said(|note| &note.step_up)),
             ("consent_uri", self.consent_uri()),
+            ("nearest_miss", self.nearest_miss()),
         ];
         for (name, words) in members {
             if let (Some(words), Some(problem)) = (words, problem.as_object_mut()) {

@@ -84,6 +84,7 @@ fn metrics(state: &State) -> Vec<u8> {
         let denied = issuers.denied().state();
         metrics.note_deny_list(denied.entries, denied.failing);
         metrics.note_reloads(state.reloads.good(), state.reloads.refused(), state.reloads.failing().is_some());
+        metrics.note_candidate(state.current.load().candidate_failing());
     })
 }
 

@@ -2,10 +2,11 @@
 //! There is no variant for `none` or HMAC: they cannot be configured and cannot be parsed from a header.
 
 use jsonwebtoken::Algorithm as Backend;
+use schemars::JsonSchema;
 use serde::{Deserialize, de::IntoDeserializer};
 
 /// A signature algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names are those of RFC 7518 and say it")]
 pub enum Algorithm {
     RS256,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -17,7 +18,7 @@ use crate::{base::clock::Timestamp, request::Inbound};
 pub(super) type Thumbprint = [u8; 32];
 
 /// Whether an issuer's tokens are bound to something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Binding {
     /// Never: a token that is bound is refused, since nothing would check the binding.

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde_saphyr::Spanned;
-
 use super::{
     binding::{Binding, BindingRules},
     claims::{ClaimPath, Identifier, is_scope},
@@ -15,6 +13,7 @@ use super::{
 use crate::base::{
     files::Files,
     problem::{Problem, Problems, bounded},
+    spanned::Spanned,
 };
 
 impl Rules {

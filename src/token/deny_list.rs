@@ -81,7 +81,7 @@ pub struct DenyFile {
 }
 
 /// A list, indexed by what narrows each entry down the most.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Denials {
     entries: Vec<(EntryId, Entry)>,
     narrow: HashMap<(Narrow, String), Vec<usize>>,

@@ -9,7 +9,6 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderName;
 use serde_json::Value;
-use serde_saphyr::Spanned;
 use url::{Origin, Url};
 
 use super::{
@@ -30,6 +29,7 @@ use crate::{
         files::Files,
         problem::{Problem, Problems},
         secret::SecretSource,
+        spanned::Spanned,
     },
     request::{Inbound, headers::only},
 };
@@ -38,7 +38,7 @@ use crate::{
 pub const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// What the configuration says of proofs, whosever tokens they are for; compiled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ProofSettings {
     origins: Vec<Origin>,
     nonces: Nonces,

@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use serde_saphyr::Spanned;
 use url::Url;
 
 use super::{
@@ -20,6 +19,7 @@ use crate::base::{
     fetch::Transport,
     files::Files,
     problem::{Problem, Problems, bounded},
+    spanned::Spanned,
 };
 
 /// What vouches for an issuer's tokens.

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
 pub use super::rules::Rules;
 use super::{
@@ -11,10 +11,10 @@ use super::{
     binding::Binding,
     profile::{self, Profile},
 };
-use crate::base::secret::SecretSource;
+use crate::base::{secret::SecretSource, spanned::Spanned};
 
 /// An entry of `issuers`: the profile is the key.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IssuerConfig {
     /// Amazon Cognito access tokens. They carry no `aud`; `client_ids` and `scope_prefix` stand in for it.
@@ -28,7 +28,7 @@ pub enum IssuerConfig {
 }
 
 /// The audience check, waived: long to type on purpose.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AudienceWaiver {
     /// A token for any other service of the issuer will do.
@@ -36,7 +36,7 @@ pub enum AudienceWaiver {
 }
 
 /// The demand for https, waived: long to type on purpose.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TransportWaiver {
     /// What is fetched from the issuer may come in the clear, where anybody between can forge it.
@@ -44,7 +44,7 @@ pub enum TransportWaiver {
 }
 
 /// Whether a proof must hold a nonce.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NonceDemand {
     /// It need not.
@@ -55,7 +55,7 @@ pub enum NonceDemand {
 }
 
 /// The settings of an issuer.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct IssuerSettings {
     /// `iss` of its tokens, compared as an exact string.

@@ -23,7 +23,7 @@ use super::{
 use crate::base::{clock::Timestamp, outside::Outside, problem::Problems};
 
 /// Whom the gate trusts, and how far; compiled.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Trust {
     /// What each issuer's tokens must say.
     pub rules: Vec<Rules>,

@@ -29,6 +29,7 @@ impl Nonce {
 }
 
 /// What nonces are made of.
+#[derive(Clone)]
 pub(super) struct Nonces(hmac::Key);
 
 impl std::fmt::Debug for Nonces {

@@ -67,6 +67,16 @@ impl Rules {
         self.agent_id_prefix.as_deref()
     }
 
+    /// What a token's scopes must begin with, one of them.
+    pub fn scope_prefix(&self) -> Option<&str> {
+        self.scope_prefix.as_deref()
+    }
+
+    /// Whether a client of this name is let in.
+    pub fn lets_in(&self, client: &str) -> bool {
+        self.client_ids.as_ref().is_none_or(|known| known.iter().any(|it| it == client))
+    }
+
     /// Whether the issuer may sign with `algorithm`.
     pub(super) fn may_sign_with(&self, algorithm: Algorithm) -> bool {
         matches!(&self.evidence, Evidence::Signature { algorithms, .. } if algorithms.contains(&algorithm))

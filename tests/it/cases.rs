@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    agreement::Tellers,
     house::{self, House, NOW},
     proof::{self, Proof},
     wire::{self, Answer},
@@ -165,6 +166,12 @@ impl Token {
 }
 
 impl When {
+    /// Whether what comes of it is told by the request alone: not by proofs and nonces that were seen before, and not by how
+    /// it is framed.
+    const fn stands_alone(&self) -> bool {
+        self.proof.is_none() && self.raw.is_none()
+    }
+
     fn bytes(&self, token: &str) -> Vec<u8> {
         if let Some(raw) = &self.raw {
             return raw.replace("${token}", token).into_bytes();
@@ -235,15 +242,23 @@ async fn run(file: &Path) -> (usize, Vec<String>) {
     let parsed: File = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let path = |name: &str| name.strip_prefix('/').map_or_else(|| format!("policies/{name}"), str::to_owned);
     let policies: Vec<_> = parsed.given.policies.iter().map(|(name, text)| (path(name), text.clone())).collect();
-    let mut house = House::build(parsed.given.config.as_deref(), &policies, NOW).await;
+    let mut loaded = House::load(parsed.given.config.as_deref(), &policies);
+    loaded.config.records.questions = true;
+    let tellers = Tellers::of(&loaded);
+    let mut house = House::of(loaded, NOW).await;
     let mut failed = Vec::new();
     for case in &parsed.cases {
         let token = case.when.token.text();
         for time in 0..case.when.times.unwrap_or(1) {
             let before = house.service.received();
-            let (answer, record) = house.ask(&case.when.bytes(&token)).await;
+            let request = case.when.bytes(&token);
+            let (answer, record) = house.ask(&request).await;
             let forwarded = house.service.received() - before;
             let mut different = case.then.differences(&answer, record.as_ref(), forwarded);
+            if let (Some(record), true) = (&record, case.when.stands_alone()) {
+                let told = tellers.differences(&String::from_utf8(request).unwrap(), record).await;
+                different.extend(told.iter().map(|it| format!("      {it}\n")));
+            }
             let signature = token.rsplit('.').next().unwrap_or_default();
             let written =
                 serde_json::to_string(&record).unwrap() + if answer.status == 200 { "" } else { &answer.body };

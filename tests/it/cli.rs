@@ -13,7 +13,7 @@ use crate::house;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-fn portcullis() -> Command {
+pub(crate) fn portcullis() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.current_dir(ROOT).env_remove("PORTCULLIS_CONFIG").env_remove("RUST_LOG");
     command
@@ -23,7 +23,7 @@ fn run(arguments: &[&str]) -> Output {
     portcullis().args(arguments).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -43,7 +43,7 @@ fn folder(config: &str) -> (tempfile::TempDir, PathBuf) {
 fn the_repositorys_own_configuration_is_good() {
     let checked = run(&["check"]);
     assert!(checked.status.success(), "{}", text(&checked.stderr));
-    assert_eq!(text(&checked.stdout), "config.yaml: good (1 routes, 3 policies)\n");
+    assert_eq!(text(&checked.stdout), "config.yaml: good (1 route, 3 policies)\n");
     assert_eq!(text(&checked.stderr), "");
 }
 
@@ -74,6 +74,17 @@ fn check_shows_every_problem_with_its_place_and_leaves_with_64() {
         }
         assert_eq!(text(&checked.stdout), "");
     }
+}
+
+#[test]
+fn schema_prints_the_schema_of_the_configuration() {
+    let printed = run(&["schema"]);
+    assert!(printed.status.success());
+    let schema: Value = serde_json::from_slice(&printed.stdout).unwrap();
+    assert_eq!(schema, portcullis::config::schema());
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!(schema["title"], "config.yaml of Portcullis");
+    assert_eq!(schema["$id"], Value::Null);
 }
 
 #[test]

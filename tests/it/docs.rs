@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use portcullis::{
-    audit::Record,
+    audit::{Record, ShadowOutcome, ShadowRecord},
     base::{files::Files, origin::Origin},
     config,
 };
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{config::MINIMAL, house};
 
 /// The text of the fenced blocks of `language` in `page`.
-fn blocks(page: &str, language: &str) -> Vec<String> {
+pub(crate) fn blocks(page: &str, language: &str) -> Vec<String> {
     let opening = format!("```{language}\n");
     let bodies = page.split(opening.as_str()).skip(1);
     bodies.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
@@ -75,9 +75,14 @@ fn what_is_commented_out_in_the_example_stands_at_its_default() {
     assert_eq!(format!("{:?}", shown.blueprint.routes), format!("{:?}", default.blueprint.routes));
 }
 
+/// The settings that docs/configuration.md describes.
+pub(crate) fn described_settings() -> BTreeSet<String> {
+    let cells = first_cells(&house::repository("docs/configuration.md"), 0);
+    cells.into_iter().filter(|name| !name.contains(['<', ' ', '.', '…', '{'])).collect()
+}
+
 #[test]
 fn every_setting_is_described() {
-    let described = first_cells(&house::repository("docs/configuration.md"), 0);
     let settings = |file: &str| -> BTreeSet<String> {
         let text = house::repository(file);
         let structs =
@@ -101,11 +106,13 @@ fn every_setting_is_described() {
         "src/entities/sources.rs",
         "src/forward/identity.rs",
         "src/forward/upstream.rs",
+        "src/config/records.rs",
+        "src/policy/shadow.rs",
         "src/policy/stores.rs",
     ];
     let exist: BTreeSet<String> = files.iter().flat_map(|file| settings(file)).collect();
     assert!(exist.len() > 40, "{exist:?}");
-    assert_eq!(exist, described.into_iter().filter(|name| !name.contains(['<', ' ', '.', '…', '{'])).collect());
+    assert_eq!(exist, described_settings());
 }
 
 #[test]
@@ -143,6 +150,8 @@ fn every_field_of_a_record_is_described() {
         side: Some(""),
         store: Some("".into()),
         skipped: vec![String::new()],
+        shadow: Some(ShadowRecord { outcome: ShadowOutcome::Skipped, decision: None, policies: Vec::new() }),
+        question: serde_json::value::to_raw_value(&0).ok(),
         attributes: vec![Origin { of: "", name: "".into(), source: "".into(), age_s: Some(0) }],
         ..Record::default()
     };

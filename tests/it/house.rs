@@ -17,16 +17,17 @@ use base64::{
 use portcullis::{
     app::App,
     audit::{Record, Sink},
+    authoring::keys::SigningKey,
     base::{
         clock::{Clock, Timestamp},
         files::Files,
+        spanned::Spanned,
     },
     config::{self, Loaded},
-    demo::{keys::SigningKey, service::Service},
+    demo::service::Service,
     metrics::Metrics,
 };
 use serde_json::{Value, json};
-use serde_saphyr::{Location, Spanned};
 use tokio::{
     net::TcpListener,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
@@ -156,7 +157,7 @@ pub(crate) fn repository(path: &str) -> String {
 }
 
 pub(crate) const fn spanned<T>(value: T) -> Spanned<T> {
-    Spanned::new(value, Location::UNKNOWN, Location::UNKNOWN)
+    Spanned::nowhere(value)
 }
 
 pub(crate) async fn loopback() -> TcpListener {
@@ -182,7 +183,8 @@ impl House {
         Self::of(Self::load(config, policies), now).await
     }
 
-    fn load(config: Option<&str>, policies: &[(String, String)]) -> Loaded {
+    /// That configuration, before it is at work.
+    pub(crate) fn load(config: Option<&str>, policies: &[(String, String)]) -> Loaded {
         let text = config.map_or_else(|| repository("config.yaml"), str::to_owned);
         let mut files: Vec<(String, String)> = key_sets().map(|(name, text)| (name.into(), text)).into();
         for name in ["policies/schema.cedarschema", "policies/users.cedar"] {

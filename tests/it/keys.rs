@@ -14,9 +14,9 @@ use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
 use portcullis::{
+    authoring::keys::SigningKey,
     base::files::Files,
     config,
-    demo::keys::SigningKey,
     server::http1::{Http1Server, answer},
 };
 use serde_json::{Value, json};

@@ -2,7 +2,10 @@
 
 #![expect(clippy::print_stdout, reason = "what was run and what was skipped is said aloud")]
 
+mod agreement;
+mod authoring;
 mod cases;
+mod checks;
 mod cli;
 mod config;
 mod corpora;
@@ -14,6 +17,10 @@ mod keys;
 mod peers;
 mod proof;
 mod reload;
+mod replay;
+mod scenarios;
+mod schema;
+mod shadow;
 mod sources;
 mod tls;
 mod wire;

@@ -2,7 +2,7 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use portcullis::demo::keys::SigningKey;
+use portcullis::authoring::keys::SigningKey;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 

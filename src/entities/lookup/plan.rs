@@ -3,8 +3,8 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 use url::Url;
 
 use crate::base::{
@@ -13,10 +13,11 @@ use crate::base::{
     problem::{Problem, Problems, bounded},
     rows::{DatabaseAddress, Query},
     secret::{Secret, SecretSource},
+    spanned::Spanned,
 };
 
 /// Whom to ask.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LookupConfig {
     /// An HTTP server.
@@ -26,7 +27,7 @@ pub enum LookupConfig {
 }
 
 /// `http`: `GET` of a URL, answered with JSON.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpLookup {
     /// The URL; `{id}` in its path or query stands for the key, percent-encoded.
@@ -43,7 +44,7 @@ pub struct HttpLookup {
 }
 
 /// `sql`: one statement with parameters.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SqlLookup {
     /// A SQLite file.
@@ -62,15 +63,16 @@ pub struct SqlLookup {
 }
 
 /// What must be spelled out to fetch over plain HTTP.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "LookupTransportWaiver")]
 pub enum TransportWaiver {
     /// Whoever sits between can forge what decides.
     AcceptPlainHttp,
 }
 
 /// What must be spelled out to reach a database that does not prove who it is.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionWaiver {
     /// Whoever sits between can forge what decides.
@@ -78,7 +80,7 @@ pub enum ConnectionWaiver {
 }
 
 /// How answers are kept, and questions bounded.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepConfig {
     /// Milliseconds that an answer may take. Default 500.

@@ -1,5 +1,11 @@
 //! The command line.
 
+mod explain;
+mod explained;
+mod replay;
+mod terminal;
+mod test;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -16,9 +22,10 @@ use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberE
 use crate::{
     app::{App, DRAIN_PATIENCE, StartError},
     audit::Lines,
+    authoring::lint::{self, Lint, Oddity},
     base::{
         clock::SystemClock,
-        problem::{Problem, Problems},
+        problem::{Problem, Problems, Source},
     },
     config, demo,
     metrics::Metrics,
@@ -43,8 +50,16 @@ pub struct Cli {
 enum Command {
     /// Run the gate.
     Serve(ConfigFile),
-    /// Report everything `serve` would refuse to start on.
-    Check(ConfigFile),
+    /// Report everything `serve` would refuse to start on, and what is odd about policies and routes taken together.
+    Check(CheckOptions),
+    /// Run scenarios through the gate, without a network, and tell what they exercise.
+    Test(test::Options),
+    /// Tell why one request is decided as it is: every stage, what the policies saw, and the nearest miss.
+    Explain(explain::Options),
+    /// Tell what would change of recorded decisions under other policies.
+    Replay(replay::Options),
+    /// Print the JSON Schema of `config.yaml`, for editors.
+    Schema,
     /// Ask a running gate whether it is ready; for container health checks.
     Health(ConfigFile),
     /// Show the whole flow on this machine: an issuer, a service and the gate, in one process.
@@ -58,12 +73,30 @@ struct ConfigFile {
     config: PathBuf,
 }
 
+#[derive(Debug, clap::Args)]
+struct CheckOptions {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Fail where there is a warning of this name; `all` for any. May be repeated.
+    #[arg(short = 'D', long = "deny", value_name = "WARNING", value_parser = lint_name)]
+    deny: Vec<String>,
+}
+
+fn lint_name(text: &str) -> Result<String, String> {
+    let known = text == "all" || Lint::ALL.iter().any(|lint| lint.name() == text);
+    known.then(|| text.to_owned()).ok_or_else(|| format!("`all`, or one of {}", Lint::ALL.map(Lint::name).join(", ")))
+}
+
 impl Cli {
     /// Does what the command line says.
     pub fn run(self) -> ExitCode {
         match self.command {
-            Command::Check(file) => check(&file.config),
+            Command::Check(options) => check(&options),
             Command::Serve(file) => with_logs(|| on_runtime(serve(file.config))),
+            Command::Test(options) => on_runtime(test::run(options)),
+            Command::Replay(options) => replay::run(&options),
+            Command::Explain(options) => on_runtime(explain::run(options)),
+            Command::Schema => schema(),
             Command::Health(file) => on_runtime(health(file.config)),
             Command::Demo(options) => with_logs(|| on_runtime(demo::run(options))),
         }
@@ -102,25 +135,73 @@ fn fail(text: &str) -> ExitCode {
 }
 
 fn bad_config(path: &Path, problems: &Problems) -> ExitCode {
-    let count = problems.0.len();
-    let noun = if count == 1 { "problem" } else { "problems" };
-    say(&mut std::io::stderr(), &format!("{problems}portcullis: {count} {noun} in {}\n", path.display()));
+    let count = counted(problems.0.len(), "problem", "problems");
+    say(&mut std::io::stderr(), &format!("{problems}portcullis: {count} in {}\n", path.display()));
     ExitCode::from(EXIT_CONFIG)
 }
 
-fn check(path: &Path) -> ExitCode {
-    match config::load(path).and_then(|loaded| loaded.compile()) {
-        Ok(compiled) => {
-            if let Some(Err(error)) = compiled.servers.tls.as_ref().map(tls::acceptor) {
-                return bad_config(path, &Problem::new(error).into());
-            }
-            say(&mut std::io::stderr(), &compiled.warnings.to_string());
-            let (routes, policies) = (compiled.blueprint.routes.routes().len(), compiled.blueprint.stores.len());
-            say(&mut std::io::stdout(), &format!("{}: good ({routes} routes, {policies} policies)\n", path.display()));
-            ExitCode::SUCCESS
+fn check(options: &CheckOptions) -> ExitCode {
+    let path = &options.file.config;
+    let found = config::load(path).and_then(|loaded| {
+        let compiled = loaded.compile()?;
+        if !compiled.candidate_problems.0.is_empty() {
+            return Err(Problems(compiled.candidate_problems.0));
         }
-        Err(problems) => bad_config(path, &problems),
+        if let Some(Err(error)) = compiled.servers.tls.as_ref().map(tls::acceptor) {
+            return Err(Problem::new(error).into());
+        }
+        let oddities = lint::oddities(&loaded.config, &compiled)
+            .map_err(|problems| Problems(problems.0.into_iter().map(|it| it.within(&compiled.source)).collect()))?;
+        Ok((compiled, oddities))
+    });
+    let (compiled, oddities) = match found {
+        Ok(found) => found,
+        Err(problems) => return bad_config(path, &problems),
+    };
+    say(&mut std::io::stderr(), &warnings(&oddities, &compiled.source));
+    let is_denied = |lint: Lint| options.deny.iter().any(|name| name == "all" || name == lint.name());
+    let denied = oddities.iter().filter(|oddity| is_denied(oddity.lint)).count();
+    if denied > 0 {
+        let denied = counted(denied, "warning is", "warnings are");
+        say(&mut std::io::stderr(), &format!("portcullis: {denied} denied in {}\n", path.display()));
+        return ExitCode::from(EXIT_CONFIG);
     }
+    let blueprint = &compiled.blueprint;
+    let routes = counted(blueprint.routes.routes().len(), "route", "routes");
+    let policies = counted(blueprint.stores.len(), "policy", "policies");
+    let warned = match oddities.len() {
+        0 => String::new(),
+        several => format!(", {}", counted(several, "warning", "warnings")),
+    };
+    say(&mut std::io::stdout(), &format!("{}: good ({routes}, {policies}{warned})\n", path.display()));
+    ExitCode::SUCCESS
+}
+
+/// Warnings of one name that are shown whole.
+const SHOWN_MAX: usize = 20;
+
+fn warnings(oddities: &[Oddity], source: &Arc<Source>) -> String {
+    let mut text = String::new();
+    for lint in Lint::ALL {
+        let mut of_lint = oddities.iter().filter(|oddity| oddity.lint == lint);
+        for oddity in of_lint.by_ref().take(SHOWN_MAX) {
+            text += &format!("warning: {}\n{}", lint.name(), oddity.problem.clone().within(source));
+        }
+        let more: Vec<_> = of_lint.map(|oddity| format!("`{}`", oddity.of)).collect();
+        if !more.is_empty() {
+            text += &format!("warning: {}\n  and {} more: {}\n", lint.name(), more.len(), more.join(", "));
+        }
+    }
+    text
+}
+
+fn counted(count: usize, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
+}
+
+fn schema() -> ExitCode {
+    say(&mut std::io::stdout(), &format!("{:#}\n", config::schema()));
+    ExitCode::SUCCESS
 }
 
 async fn serve(path: PathBuf) -> ExitCode {

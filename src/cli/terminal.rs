@@ -1,0 +1,118 @@
+//! What is shown to people: colour on a terminal alone, lines no wider than it.
+
+use console::{Style, Term};
+
+/// Columns of what goes elsewhere than to a terminal.
+const COLUMNS: usize = 100;
+
+/// The least that lines are wrapped to.
+const COLUMNS_MIN: usize = 40;
+
+/// Standard output, as people see it.
+#[derive(Debug)]
+pub(super) struct Screen {
+    columns: usize,
+    colour: bool,
+}
+
+/// What a word means, to be coloured by.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Tone {
+    Good,
+    Bad,
+    Warn,
+    Faint,
+    Strong,
+}
+
+impl Screen {
+    /// That of this process. `NO_COLOR` and `CLICOLOR` are heeded.
+    pub(super) fn new() -> Self {
+        let term = Term::stdout();
+        let columns = term.size_checked().map_or(COLUMNS, |(_, columns)| usize::from(columns)).max(COLUMNS_MIN);
+        let colour = term.is_term() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
+        Self { columns, colour: colour && console::colors_enabled() }
+    }
+
+    /// `text` in the colour of `tone`.
+    pub(super) fn paint(&self, tone: Tone, text: &str) -> String {
+        let style = match tone {
+            Tone::Good => Style::new().green(),
+            Tone::Bad => Style::new().red().bold(),
+            Tone::Warn => Style::new().yellow(),
+            Tone::Faint => Style::new().dim(),
+            Tone::Strong => Style::new().bold(),
+        };
+        let text = tame(text);
+        if self.colour { style.force_styling(true).apply_to(text).to_string() } else { text }
+    }
+
+    /// `text` behind `first`, and behind as many blanks on further lines.
+    pub(super) fn wrapped(&self, first: &str, text: &str) -> String {
+        let indent = " ".repeat(console::measure_text_width(first));
+        let options = textwrap::Options::new(self.columns).initial_indent(first).subsequent_indent(&indent);
+        textwrap::fill(&tame(text), options).trim_end().replace(NO_BREAK, " ") + "\n"
+    }
+
+    /// `items` beside each other behind `first`, each on one line where it fits.
+    pub(super) fn wrapped_items(&self, first: &str, items: &[String]) -> String {
+        let whole: Vec<_> = items.iter().map(|item| item.replace(' ', NO_BREAK)).collect();
+        self.wrapped(first, &whole.join("   "))
+    }
+}
+
+/// A blank at which no line is broken.
+pub(super) const NO_BREAK: &str = "\u{a0}";
+
+/// `text` on one line, and without what a terminal takes orders from: control characters, line breaks among them, so that
+/// no value tells a line of its own, and what changes the direction in which text is shown.
+pub(super) fn tame(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || misleads(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// JSON, which escapes control characters of ASCII by itself, with all others escaped too.
+pub(super) fn escaped(json: &str) -> String {
+    let is_bare = |c: char| misleads(c) || (c.is_control() && !c.is_ascii_control()) || c == '\u{7f}';
+    let escape = |c: char| if is_bare(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
+    json.chars().map(escape).collect()
+}
+
+/// Separators of lines and paragraphs (U+2028, U+2029), and characters that set the direction of text (Unicode's
+/// `Bidi_Control`).
+const fn misleads(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Writes to standard output.
+pub(super) fn show(text: &str) {
+    super::say(&mut std::io::stdout().lock(), text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_tells_a_line_of_its_own_or_turns_another_round() {
+        let screen = Screen { columns: 100, colour: false };
+        let evil = "/x\nallow\r\u{85}a\u{2028}b\u{2029}c\u{202e}d\u{2066}e\u{200f}f\u{61c}g\u{1b}[2Jh";
+        for shown in
+            [screen.paint(Tone::Good, evil), screen.wrapped("> ", evil), screen.wrapped_items("> ", &[evil.to_owned()])]
+        {
+            assert_eq!(shown.trim_end().lines().count(), 1, "{shown}");
+            assert!(!shown.trim_end().chars().any(|c| c.is_control() || misleads(c)), "{shown:?}");
+        }
+        assert_eq!(tame("a\u{202e}\nb ✓"), "a\u{fffd}\u{fffd}b ✓");
+    }
+
+    #[test]
+    fn json_stays_what_it_is_and_shows_nothing_else() {
+        let value = serde_json::json!({ "a": "\u{202e}\u{9b}2J\u{7f}\u{2028}ü\n" });
+        let text = escaped(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(
+            text.lines().count() == 3 && !text.chars().any(|c| misleads(c) || (c.is_control() && c != '\n')),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
+}
