@@ -28,6 +28,7 @@ use crate::{
     metrics::Metrics,
     pipeline::Gate,
     reload::{Install, Reloader, Reloads},
+    server::counters::Redis,
     server::{admin, fetch::HttpFetch, http1::Http1Server, listener::Listener, sql::Sql, tls::Tls},
     snapshot::{Current, Snapshot},
 };
@@ -98,8 +99,13 @@ impl App {
         let tls = Arc::new(Tls::new(servers.tls.as_ref()).map_err(StartError::Tls)?);
         let data = bind(servers.listen).await?;
         let operators = bind(servers.admin).await?;
-        let outside =
-            Outside { clock: clock.clone(), fetch: Arc::new(fetch), databases: Arc::new(Sql), files: loaded.files() };
+        let outside = Outside {
+            clock: clock.clone(),
+            fetch: Arc::new(fetch),
+            databases: Arc::new(Sql),
+            counters: Arc::new(Redis),
+            files: loaded.files(),
+        };
         let current = Arc::new(Current::new(compiled.blueprint.start(&outside, None)));
         let gate = Gate::new(current.clone(), clock.clone(), sink, metrics.clone());
         let open = metrics.connections().clone();

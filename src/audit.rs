@@ -131,6 +131,9 @@ pub struct Record {
     /// answer, for `source_unavailable` and `source_timed_out`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// The limit that is used up, or cannot be counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Arc<str>>,
     /// Whom the policies denied it to: `agent` or `user`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub side: Option<&'static str>,

@@ -7,7 +7,7 @@
 //! 2. [`pipeline`] is the corridor: the one walk through the rooms, in a fixed order.
 //! 3. [`request`]: what arrived, in one reading, trusted by nobody.
 //! 4. [`token`]: from a string to a verified token.
-//! 5. [`entities`]: from a token and a request to a question for Cedar.
+//! 5. [`limit`]: how often somebody may ask. [`entities`]: from a token and a request to a question for Cedar.
 //! 6. [`policy`] (the PDP) answers it. Pure.
 //! 7. [`forward`]: what the upstream gets to see.
 //! 8. [`refusal`]: every way to say no; [`audit`] and [`metrics`]: what is remembered of it; [`shadow`]: what other
@@ -44,6 +44,7 @@ pub mod demo;
 pub mod doors;
 pub mod entities;
 pub mod forward;
+pub mod limit;
 pub mod metrics;
 pub mod pipeline;
 pub mod policy;

@@ -40,6 +40,7 @@ pub struct Metrics {
     reload_failing: IntGauge,
     shadow: IntCounterVec,
     shadow_failing: IntGauge,
+    uncounted: IntCounterVec,
     telling: Mutex<()>,
 }
 
@@ -112,6 +113,10 @@ impl Metrics {
             "portcullis_shadow_failing",
             "1 while the candidate policies cannot be used, and are not asked.",
         )?;
+        let uncounted = IntCounterVec::new(
+            Opts::new("portcullis_limits_unanswered_total", "Requests for which a shared limit could not be counted."),
+            &["limit"],
+        )?;
         for outcome in ShadowOutcome::ALL {
             shadow.with_label_values(&[outcome.name()]).inc_by(0);
         }
@@ -136,6 +141,7 @@ impl Metrics {
         registry.register(Box::new(reload_failing.clone()))?;
         registry.register(Box::new(shadow.clone()))?;
         registry.register(Box::new(shadow_failing.clone()))?;
+        registry.register(Box::new(uncounted.clone()))?;
         registry.register(Box::new(build))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -157,6 +163,7 @@ impl Metrics {
             reload_failing,
             shadow,
             shadow_failing,
+            uncounted,
             telling: Mutex::new(()),
         })
     }
@@ -180,6 +187,11 @@ impl Metrics {
     /// Notes whether there should be candidate policies, and cannot.
     pub fn note_candidate(&self, failing: bool) {
         self.shadow_failing.set(failing.into());
+    }
+
+    /// Notes how often a shared limit could not be counted.
+    pub fn note_rates(&self, limit: &str, unanswered: u64) {
+        raise(&self.uncounted.with_label_values(&[limit]), unanswered);
     }
 
     /// Counts a decision that candidate policies were to be asked about.

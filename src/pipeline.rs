@@ -3,7 +3,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,6 +18,7 @@ use crate::{
     base::clock::{Clock, Timestamp},
     entities::{DecisionRequest, MappingError, Names, Side, Subject, recorded::QUESTION_BYTES_MAX},
     forward::{Obligations, identity::Told},
+    limit::Asker,
     metrics::Metrics,
     policy::{DenyReason, Explanation, PolicyNote},
     refusal::{Offered, Refusal},
@@ -32,6 +36,8 @@ pub struct Gate {
     sink: Arc<dyn Sink>,
     metrics: Arc<Metrics>,
     shadow: Arc<Shadow>,
+    /// Requests under way.
+    under_way: Arc<AtomicUsize>,
 }
 
 impl std::fmt::Debug for Gate {
@@ -69,7 +75,7 @@ impl Gate {
     /// A gate that decides by the snapshot in force when a visit begins.
     pub fn new(current: Arc<Current>, clock: Arc<dyn Clock>, sink: Arc<dyn Sink>, metrics: Arc<Metrics>) -> Self {
         let shadow = Arc::new(Shadow::new(sink.clone(), metrics.clone()));
-        Self { current, clock, sink, metrics, shadow }
+        Self { current, clock, sink, metrics, shadow, under_way: Arc::default() }
     }
 
     /// Writes every record of what has ended.
@@ -91,6 +97,7 @@ impl Gate {
             ..Record::default()
         };
         let snapshot = self.current.load();
+        self.under_way.fetch_add(1, Ordering::Relaxed);
         Visit { gate: self.clone(), snapshot, record, question: None, arrived: Instant::now(), scheme: None }
     }
 
@@ -162,14 +169,23 @@ impl Visit {
 
     async fn walk(&mut self, head: &Head<'_>) -> Result<Obligations, Refusal> {
         let snapshot = self.snapshot.clone();
+        if self.gate.under_way.load(Ordering::Relaxed) > snapshot.limits.requests_max {
+            return Err(Refusal::Overloaded);
+        }
         let inbound = Inbound::parse(head, &snapshot.limits)?;
         let found = snapshot.routes.find(inbound.method(), inbound.target()).map_err(RequestError::from)?;
         self.record.route = found.as_ref().map(|found| found.route.name().clone());
+        let route = found.as_ref().map(|found| found.route.name());
+        let asker = Asker { peer: head.peer.map(|peer| peer.ip()), route, ..Asker::default() };
+        snapshot.rates.admit_peer(&asker).await?;
         let now = self.gate.clock.now();
         let presented = Presented::of(&inbound)?;
         self.scheme = Some(presented.scheme);
         let subject = self.authenticate(&snapshot, &presented, now).await?;
         let possession = snapshot.issuers.possession(subject.token(), &presented, &inbound, now)?;
+        let names = subject.names();
+        let asker = Asker { agent: Some(&names.agent), user: names.user.as_ref(), ..asker };
+        snapshot.rates.admit_client(&asker).await?;
         let found = found.ok_or(Refusal::RouteMissing)?;
         self.record.action = Some(found.route.action_name().clone());
         let store = snapshot.stores.choose(found.route.store(), || inbound.host());
@@ -190,7 +206,6 @@ impl Visit {
             denied
         })?;
         self.note_policies(allowed.determining());
-        let names = subject.names();
         let told = Told {
             agent: &names.agent,
             user: names.user.as_deref(),
@@ -290,6 +305,7 @@ impl Visit {
                 self.record.side = denied.side.map(Side::name);
                 self.note_policies(&denied.determining);
             }
+            Refusal::Limited(error) => self.record.limit = Some(error.limit().clone()),
             Refusal::Mapping(
                 MappingError::ClaimMissing(name)
                 | MappingError::ScopeMissing(name)
@@ -344,6 +360,7 @@ async fn learn(
 
 impl Drop for Visit {
     fn drop(&mut self) {
+        self.gate.under_way.fetch_sub(1, Ordering::Relaxed);
         self.record.duration_us = micros(self.arrived.elapsed());
         self.gate.metrics.count(&self.record);
         let records = &self.snapshot.records;

@@ -8,6 +8,7 @@ use crate::{
     base::outside::Outside,
     entities::{Mapping, RoutePlan, Subject, hiding::Recording, sources::Sources},
     forward::{Identity, Upstream},
+    limit::{RatePlan, Rates},
     policy::{shadow::Candidate, stores::Stores},
     request::{Limits, route::RouteTable},
     token::{
@@ -30,6 +31,8 @@ pub struct Records {
 pub struct Blueprint {
     /// Bounds on requests.
     pub limits: Limits,
+    /// How often somebody may ask.
+    pub rates: Vec<RatePlan>,
     /// Whom it trusts.
     pub trust: Trust,
     /// How much is remembered of tokens.
@@ -60,6 +63,7 @@ pub struct Snapshot {
     /// Counts the versions that were in force, from 0.
     pub(crate) version: u64,
     pub(crate) limits: Limits,
+    pub(crate) rates: Rates,
     pub(crate) issuers: Issuers,
     /// Shared by the versions that follow each other: each has its own entries in it.
     pub(crate) subjects: TokenCache<Subject>,
@@ -87,6 +91,7 @@ impl Blueprint {
         Snapshot {
             version: before.map_or(0, |before| before.version.saturating_add(1)),
             limits: self.limits,
+            rates: Rates::start(self.rates, outside, before.map(|before| &before.rates)),
             issuers: Issuers::start(self.trust, outside, before.map(|before| &before.issuers)),
             subjects: subjects.cloned().unwrap_or_else(|| TokenCache::new(self.cache)),
             routes: self.routes,
@@ -107,6 +112,11 @@ impl Snapshot {
     /// The sources that are asked for attributes.
     pub const fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// How often somebody may ask.
+    pub const fn rates(&self) -> &Rates {
+        &self.rates
     }
 
     /// Whether there should be candidate policies, and cannot.

@@ -6,22 +6,23 @@ use std::{
 };
 
 /// Which rooms a room may name, as ARCHITECTURE.md says. Rooms that may use everything are not listed.
-const WALLS: [(&str, &[&str]); 16] = [
+const WALLS: [(&str, &[&str]); 17] = [
     ("base", &[]),
     ("request", &["base"]),
     ("token", &["base", "request"]),
     ("entities", &["base", "request", "token"]),
     ("policy", &["base", "entities"]),
     ("forward", &["base", "policy"]),
-    ("refusal", &["entities", "policy", "request", "token"]),
+    ("limit", &["base"]),
+    ("refusal", &["entities", "limit", "policy", "request", "token"]),
     ("audit", &["base"]),
     ("metrics", &["audit", "base"]),
-    ("snapshot", &["base", "entities", "forward", "policy", "request", "token"]),
+    ("snapshot", &["base", "entities", "forward", "limit", "policy", "request", "token"]),
     (
         "pipeline",
         &[
-            "audit", "base", "entities", "forward", "metrics", "policy", "refusal", "request", "shadow", "snapshot",
-            "token",
+            "audit", "base", "entities", "forward", "limit", "metrics", "policy", "refusal", "request", "shadow",
+            "snapshot", "token",
         ],
     ),
     ("shadow", &["audit", "base", "entities", "metrics", "policy"]),
@@ -32,7 +33,7 @@ const WALLS: [(&str, &[&str]); 16] = [
             "snapshot", "token",
         ],
     ),
-    ("config", &["base", "entities", "forward", "policy", "request", "snapshot", "token"]),
+    ("config", &["base", "entities", "forward", "limit", "policy", "request", "snapshot", "token"]),
     ("reload", &["base", "config"]),
     ("doors", &["base", "forward", "pipeline", "refusal", "request"]),
 ];

@@ -17,6 +17,7 @@ use crate::{
     audit::{Record, Sink},
     base::{
         clock::{Clock, Timestamp},
+        counters::Uncounted,
         files::Files,
         outside::Outside,
         problem::{Problem, Problems},
@@ -178,6 +179,8 @@ impl Stage {
             clock: Arc::new(Still(part.now)),
             fetch: answers.clone(),
             databases: Arc::new(Tables(answers.clone())),
+            // A rehearsal is one request: no limit is used up.
+            counters: Arc::new(Uncounted),
             files: self.files.clone(),
         };
         let mut outcome = self.walk(part, &bearer, &outside).await?;

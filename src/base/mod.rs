@@ -2,6 +2,7 @@
 //! configuration problems are here because several rooms take them as arguments.
 
 pub mod clock;
+pub mod counters;
 pub mod digest;
 pub mod fetch;
 pub mod files;

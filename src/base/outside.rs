@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     clock::Clock,
+    counters::{Open, Uncounted},
     fetch::Fetch,
     files::Files,
     rows::{Databases, NoDatabases},
@@ -18,14 +19,16 @@ pub struct Outside {
     pub fetch: Arc<dyn Fetch>,
     /// Asks databases.
     pub databases: Arc<dyn Databases>,
+    /// Counts with other gates.
+    pub counters: Arc<dyn Open>,
     /// Reads files.
     pub files: Files,
 }
 
 impl Outside {
-    /// The outside where no database is.
+    /// The outside where no database is, and nothing is counted.
     pub fn without_databases(clock: Arc<dyn Clock>, fetch: Arc<dyn Fetch>, files: Files) -> Self {
-        Self { clock, fetch, databases: Arc::new(NoDatabases), files }
+        Self { clock, fetch, databases: Arc::new(NoDatabases), counters: Arc::new(Uncounted), files }
     }
 }
 

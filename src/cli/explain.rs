@@ -29,6 +29,7 @@ use crate::{
     },
     base::{
         clock::{Clock, SystemClock, Timestamp},
+        counters::Uncounted,
         outside::Outside,
         problem::{Problem, Problems},
     },
@@ -158,7 +159,13 @@ async fn of_request(options: &Options, loaded: Loaded) -> Result<Account, Failur
         (None, false) => (asked, Token::AsIs),
     };
     let fetch = Arc::new(app::outbound().map_err(|error| error.to_string())?);
-    let outside = Outside { clock: Arc::new(SystemClock), fetch, databases: Arc::new(Sql), files: loaded.files() };
+    let outside = Outside {
+        clock: Arc::new(SystemClock),
+        fetch,
+        databases: Arc::new(Sql),
+        counters: Arc::new(Uncounted),
+        files: loaded.files(),
+    };
     let reached = if options.offline { Reached::default() } else { Reached::through(&outside) };
     let stage = if matches!(token, Token::AsIs) { Stage::real(&loaded)? } else { Stage::new(loaded)? };
     let part = Part {

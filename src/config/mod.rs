@@ -37,6 +37,7 @@ use crate::{
         profile::ProfileConfig,
     },
     forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
+    limit::{self, CountersConfig, RateConfig},
     policy::{Ids, PolicyFiles, Warning, shadow::ShadowConfig, stores::StoreConfig},
     request::{Limits, route::RouteTable},
     snapshot::Blueprint,
@@ -91,6 +92,11 @@ pub struct Config {
     pub records: RecordsConfig,
     /// Policies that are asked beside those in force and decide nothing. Default none.
     pub shadow: Option<ShadowConfig>,
+    /// How often somebody may ask. Default: as often as they like.
+    #[serde(default)]
+    pub rates: Vec<RateConfig>,
+    /// Where limits are counted that several gates share.
+    pub counters: Option<CountersConfig>,
     /// What refused clients are told.
     #[serde(default)]
     pub refusals: RefusalsConfig,
@@ -133,6 +139,8 @@ pub struct LimitsConfig {
     pub target_bytes_max: Option<Spanned<usize>>,
     /// Open connections. Default 10000.
     pub connections_max: Option<Spanned<usize>>,
+    /// Requests under way. Default 10000.
+    pub requests_max: Option<Spanned<usize>>,
     /// Tokens that are remembered. Default 30000.
     pub tokens_cached_max: Option<Spanned<u64>>,
     /// Bytes that are remembered of tokens, estimated. Default 134217728.
@@ -272,6 +280,7 @@ impl Loaded {
         let loaded = problems.keep(
             PolicyFiles { files: &self.files, folder: &folder, ids }.load(&config.stores, config.shadow.as_ref()),
         );
+        let rates = problems.keep(limit::compile(&config.rates, config.counters.as_ref(), &self.files));
         let records = problems.keep(config.records.compile(&self.files));
         let types = loaded.as_ref().and_then(|loaded| {
             let types = loaded.types.clone();
@@ -286,6 +295,7 @@ impl Loaded {
             let ((mapping, routes), loaded) = (routes?, loaded?);
             let blueprint = Blueprint {
                 limits: limits?,
+                rates: rates?,
                 trust: Trust { rules: issuers?, proofs: proofs?, denied: denied? },
                 cache: cache?,
                 routes: Arc::new(routes),
@@ -379,8 +389,11 @@ impl LimitsConfig {
         let target = bytes(&self.target_bytes_max, "target_bytes_max", default.target_bytes_max);
         let timeout =
             problems.keep(bounded(self.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
+        let requests =
+            problems.keep(bounded(self.requests_max.as_ref(), "requests_max", default.requests_max, 1..=1_000_000));
         let limits = (|| {
             Some(Limits {
+                requests_max: requests?,
                 head_bytes_max: head?,
                 target_bytes_max: target?,
                 client_timeout: Duration::from_millis(timeout?),

@@ -17,6 +17,7 @@ pub use self::{
 
 use crate::{
     entities::MappingError,
+    limit::LimitError,
     policy::{Denied, DenyReason, PolicyNote},
     request::RequestError,
     token::{TokenError, nonce::Nonce},
@@ -41,7 +42,9 @@ pub enum Refusal {
     Upstream(UpstreamError),
     /// The client did not send what it announced.
     Client(ClientError),
-    /// No more connections are taken.
+    /// Somebody asks too often.
+    Limited(LimitError),
+    /// No more connections or requests are taken.
     Overloaded,
     /// A fault of ours.
     Internal,
@@ -107,6 +110,9 @@ impl Refusal {
             Self::Client(ClientError::RequestInvalid) => row(StatusCode::BAD_REQUEST, "request_invalid"),
             Self::Client(ClientError::Gone) => row(StatusCode::BAD_REQUEST, "client_gone"),
             Self::HostUnknown => row(StatusCode::MISDIRECTED_REQUEST, "host_unknown"),
+            Self::Limited(LimitError::PeerLimited(..)) => row(StatusCode::TOO_MANY_REQUESTS, "peer_limited"),
+            Self::Limited(LimitError::ClientLimited(..)) => row(StatusCode::TOO_MANY_REQUESTS, "client_limited"),
+            Self::Limited(LimitError::Unavailable(_)) => row(StatusCode::SERVICE_UNAVAILABLE, "limit_unavailable"),
             Self::Overloaded => row(StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::Internal => row(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
@@ -195,6 +201,13 @@ impl Refusal {
         every.extend(mappings.map(Self::from));
         every.extend(denials.map(Self::from));
         every.extend([U::Unreachable, U::TimedOut, U::Invalid].map(Self::from));
+        let (limit, after) = (|| "limit".into(), Duration::from_secs(1));
+        let limits = [
+            LimitError::PeerLimited(limit(), after),
+            LimitError::ClientLimited(limit(), after),
+            LimitError::Unavailable(limit()),
+        ];
+        every.extend(limits.map(Self::Limited));
         every.extend([C::BodyTimedOut, C::RequestInvalid, C::Gone].map(Self::from));
         every
     }
@@ -232,7 +245,10 @@ impl Refusal {
 
     /// When to try again, where that may help.
     pub fn retry_after(&self) -> Option<Duration> {
-        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5))
+        match self {
+            Self::Limited(error) if error.retry_after().is_some() => error.retry_after(),
+            _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5)),
+        }
     }
 
     /// The first determining policy whose author says anything to the client.
@@ -365,4 +381,4 @@ macro_rules! from {
         })*
     };
 }
-from!(RequestError => Request, TokenError => Token, MappingError => Mapping, Denied => Denied, UpstreamError => Upstream, ClientError => Client);
+from!(RequestError => Request, TokenError => Token, LimitError => Limited, MappingError => Mapping, Denied => Denied, UpstreamError => Upstream, ClientError => Client);

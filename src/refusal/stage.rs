@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Refusal;
+use crate::limit::LimitError;
 
 /// A stage of the walk, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -50,8 +51,8 @@ impl Refusal {
     /// Where it is refused.
     pub const fn stage(&self) -> Stage {
         match self {
-            Self::Request(_) | Self::Overloaded => Stage::Request,
-            Self::Token(_) => Stage::Token,
+            Self::Request(_) | Self::Overloaded | Self::Limited(LimitError::PeerLimited(..)) => Stage::Request,
+            Self::Token(_) | Self::Limited(LimitError::ClientLimited(..) | LimitError::Unavailable(_)) => Stage::Token,
             Self::RouteMissing | Self::HostUnknown => Stage::Route,
             Self::Mapping(_) => Stage::Mapping,
             Self::Denied(_) => Stage::Policy,
@@ -71,7 +72,8 @@ impl fmt::Display for Refusal {
             Self::Denied(denied) => denied.fmt(f),
             Self::Upstream(error) => error.fmt(f),
             Self::Client(error) => error.fmt(f),
-            Self::Overloaded => f.write_str("no more connections are taken"),
+            Self::Limited(error) => error.fmt(f),
+            Self::Overloaded => f.write_str("no more connections or requests are taken"),
             Self::Internal => f.write_str("a fault of the gate"),
         }
     }

@@ -52,13 +52,20 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Bytes of the request target.
     pub target_bytes_max: usize,
+    /// Requests under way at once, of all clients.
+    pub requests_max: usize,
     /// From the first byte of a head to its last, between two reads of a body, and between two writes.
     pub client_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { head_bytes_max: 32 * 1024, target_bytes_max: 4 * 1024, client_timeout: Duration::from_secs(30) }
+        Self {
+            head_bytes_max: 32 * 1024,
+            target_bytes_max: 4 * 1024,
+            requests_max: 10_000,
+            client_timeout: Duration::from_secs(30),
+        }
     }
 }
 

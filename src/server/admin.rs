@@ -81,6 +81,9 @@ fn metrics(state: &State) -> Vec<u8> {
         for (source, said) in snapshot.sources().states() {
             metrics.note_lookups(source, said.answered, said.failed, said.paused);
         }
+        for (limit, unanswered) in snapshot.rates().unanswered() {
+            metrics.note_rates(limit, unanswered);
+        }
         let denied = issuers.denied().state();
         metrics.note_deny_list(denied.entries, denied.failing);
         metrics.note_reloads(state.reloads.good(), state.reloads.refused(), state.reloads.failing().is_some());

@@ -106,6 +106,7 @@ fn every_setting_is_described() {
         "src/entities/sources.rs",
         "src/forward/identity.rs",
         "src/forward/upstream.rs",
+        "src/limit/config.rs",
         "src/config/records.rs",
         "src/policy/shadow.rs",
         "src/policy/stores.rs",
@@ -147,6 +148,7 @@ fn every_field_of_a_record_is_described() {
         action: Some("".into()),
         resource: Some(String::new()),
         missing: Some(String::new()),
+        limit: Some("".into()),
         side: Some(""),
         store: Some("".into()),
         skipped: vec![String::new()],
@@ -174,6 +176,9 @@ async fn every_metric_is_described_and_labels_come_from_closed_sets() {
     // And with a source of attributes.
     let source = "{ type: UserData, lookup: { http: { url: 'https://a.example/{id}' } } }";
     let text = format!("{text}\nentities: {{ sources: [{source}] }}\n");
+    // And with a shared limit.
+    let rates = "[{ name: agents, by: [agent], requests: 1, shared: accept_uncounted }]";
+    let text = format!("{text}rates: {rates}\ncounters: {{ redis: 'redis://127.0.0.1:1' }}\n");
     let mut house = crate::house::House::build(Some(&text), &[], house::NOW).await;
     for target in ["/users/user-1/data", "/anything-at-all"] {
         house.ask(&crate::wire::request("GET", target, &[])).await;

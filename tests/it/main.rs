@@ -16,6 +16,7 @@ mod introspection;
 mod keys;
 mod peers;
 mod proof;
+mod rates;
 mod reload;
 mod replay;
 mod scenarios;
