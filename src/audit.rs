@@ -131,6 +131,9 @@ pub struct Record {
     /// answer, for `source_unavailable` and `source_timed_out`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
+    /// The upstream that it is for, where that is not the usual one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Arc<str>>,
     /// The limit that is used up, or cannot be counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<Arc<str>>,

@@ -188,6 +188,9 @@ impl Visit {
         snapshot.rates.admit_client(&asker).await?;
         let found = found.ok_or(Refusal::RouteMissing)?;
         self.record.action = Some(found.route.action_name().clone());
+        self.record.upstream = found.route.upstream().cloned();
+        // INVARIANT: the configuration has no route to an upstream that is not there.
+        let upstream = snapshot.upstreams.of(found.route.upstream().map(|name| &**name)).ok_or(Refusal::Internal)?;
         let store = snapshot.stores.choose(found.route.store(), || inbound.host());
         let store = store.ok_or(Refusal::HostUnknown)?;
         self.record.store.clone_from(&store.name);
@@ -212,7 +215,7 @@ impl Visit {
             app: names.app.as_deref(),
             decision_id: &self.record.decision_id,
         };
-        Ok(snapshot.identity.obligations(&snapshot.upstream, &allowed, &told))
+        Ok(snapshot.identity.obligations(upstream, &allowed, &told))
     }
 
     /// Who asks: remembered from an earlier request with the same token, or verified now.

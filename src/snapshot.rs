@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crate::{
     base::outside::Outside,
     entities::{Mapping, RoutePlan, Subject, hiding::Recording, sources::Sources},
-    forward::{Identity, Upstream},
+    forward::{Identity, Upstreams},
     limit::{RatePlan, Rates},
     policy::{shadow::Candidate, stores::Stores},
     request::{Limits, route::RouteTable},
@@ -54,7 +54,7 @@ pub struct Blueprint {
     /// What the upstream is told.
     pub identity: Identity,
     /// Where allowed requests go.
-    pub upstream: Upstream,
+    pub upstreams: Arc<Upstreams>,
 }
 
 /// A configuration at work.
@@ -76,7 +76,7 @@ pub struct Snapshot {
     pub(crate) tells_nearest_miss: bool,
     pub(crate) records: Records,
     pub(crate) identity: Arc<Identity>,
-    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) upstreams: Arc<Upstreams>,
 }
 
 /// The snapshot in force.
@@ -103,7 +103,7 @@ impl Blueprint {
             tells_nearest_miss: self.tells_nearest_miss,
             records: self.records,
             identity: Arc::new(self.identity),
-            upstream: Arc::new(self.upstream),
+            upstreams: self.upstreams,
         }
     }
 }

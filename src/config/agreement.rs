@@ -6,13 +6,13 @@ use super::Loaded;
 use crate::{
     base::problem::{Problem, Problems},
     entities::{Mapping, RoutePlan},
-    forward::Identity,
+    forward::{Identity, Upstreams},
     policy::stores::Stores,
     request::{headers::is_for_one_hop, route::RouteTable},
 };
 
 const HOST_UNSEEN: &str = "the host decides, and the upstream does not see it: a client could name another one";
-const FORWARD_HOST: &str = "add `forward_host: true` under `upstream`";
+const FORWARD_HOST: &str = "add `forward_host: true` to the upstream";
 
 impl Loaded {
     /// What was authorised is what is forwarded, so nothing is authorised by a header that is not.
@@ -40,10 +40,34 @@ impl Loaded {
         problems.into_result(Some(()))
     }
 
+    /// Upstreams that routes choose are there, and those that are there are chosen.
+    pub(super) fn check_upstreams(
+        &self,
+        upstreams: &Upstreams,
+        routes: &RouteTable<RoutePlan>,
+    ) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        for route in &self.config.routes.value {
+            if let Some(name) = route.upstream.as_ref().filter(|name| upstreams.of(Some(&name.value)).is_none()) {
+                let problem = Problem::at(name, format!("there is no upstream `{}`", name.value));
+                problems.push(problem.fix("name one of `upstreams`, or leave it out"));
+            }
+        }
+        let is_chosen = |name: &str| routes.routes().iter().any(|plan| plan.upstream().is_some_and(|it| **it == *name));
+        for name in upstreams.names().filter(|name| !is_chosen(name)) {
+            let config = self.config.upstreams.get(name).map(|config| &config.url);
+            let message = format!("no route goes to the upstream `{name}`");
+            let problem = config.map_or_else(|| Problem::new(&message), |url| Problem::at(url, &message));
+            problems.push(problem.fix("choose it by `upstream` of a route, or remove it"));
+        }
+        problems.into_result(Some(()))
+    }
+
     /// Stores are there, and what the host decides, the upstream sees.
     pub(super) fn check_stores(
         &self,
         stores: &Stores,
+        upstreams: &Upstreams,
         mapping: &Mapping,
         routes: &RouteTable<RoutePlan>,
     ) -> Result<(), Problems> {
@@ -53,15 +77,16 @@ impl Loaded {
                 let problem = Problem::at(store, format!("there is no store `{}`", store.value));
                 problems.push(problem.fix("name one of `stores`, or `default`"));
             }
-            if plan.names_host() && !self.config.upstream.forward_host {
+            let own = upstreams.of(plan.upstream().map(|name| &**name));
+            if plan.names_host() && own.is_some_and(|upstream| !upstream.sees_host()) {
                 problems.push(Problem::at(&route.resource, HOST_UNSEEN).fix(FORWARD_HOST));
             }
         }
-        if mapping.names_host() && !self.config.upstream.forward_host {
+        if mapping.names_host() && !upstreams.see_host() {
             problems
                 .push(Problem::new(format!("`context.request.host` of the schema: {HOST_UNSEEN}")).fix(FORWARD_HOST));
         }
-        if stores.depend_on_host() && !self.config.upstream.forward_host {
+        if stores.depend_on_host() && !upstreams.see_host() {
             problems.push(Problem::new(format!("`stores`: {HOST_UNSEEN}")).fix(FORWARD_HOST));
         }
         problems.into_result(Some(()))

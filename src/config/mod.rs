@@ -8,7 +8,7 @@ pub mod tls;
 mod trust;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -36,7 +36,7 @@ use crate::{
         EntitiesConfig, Mapping, RouteConfig, RoutePlan, Types, clients::ClientConfig, consent::ConsentsConfig,
         profile::ProfileConfig,
     },
-    forward::{Identity, IdentityConfig, Upstream, UpstreamConfig},
+    forward::{Identity, IdentityConfig, UpstreamConfig, Upstreams},
     limit::{self, CountersConfig, RateConfig},
     policy::{Ids, PolicyFiles, Warning, shadow::ShadowConfig, stores::StoreConfig},
     request::{Limits, route::RouteTable},
@@ -59,6 +59,9 @@ pub struct Config {
     pub admin_token: Option<SecretSource>,
     /// Where allowed requests go.
     pub upstream: UpstreamConfig,
+    /// Further upstreams by name, for routes that choose one. Default none.
+    #[serde(default)]
+    pub upstreams: BTreeMap<String, UpstreamConfig>,
     /// How clients address the gate: scheme, host and port. DPoP proofs are made for one of these.
     #[serde(default)]
     pub origins: Vec<Spanned<String>>,
@@ -273,7 +276,7 @@ impl Loaded {
         let limits = problems.keep(config.limits.request_limits());
         let cache = problems.keep(config.limits.cache_limits());
         let identity = problems.keep(Identity::compile(&config.identity));
-        let upstream = problems.keep(Upstream::compile(&config.upstream));
+        let upstreams = problems.keep(Upstreams::compile(&config.upstream, &config.upstreams));
         let folder = config.policies.as_ref().map_or_else(|| PathBuf::from("policies"), |folder| folder.value.clone());
         // Policies that are written by others' conventions are named by others.
         let ids = if config.entities.profile == ProfileConfig::Portcullis { Ids::Required } else { Ids::ByFile };
@@ -287,9 +290,11 @@ impl Loaded {
             problems.keep(Types::compile(&config.entities, &config.consents, types, &self.files))
         });
         let routes = types.and_then(|types| problems.keep(self.routes(types)));
-        if let (Some((mapping, routes)), Some(identity)) = (&routes, &identity) {
+        if let (Some((mapping, routes)), Some(identity), Some(upstreams)) = (&routes, &identity, &upstreams) {
             problems.keep(self.forwards_what_it_reads(mapping, routes, identity));
-            problems.keep(loaded.as_ref().map_or(Ok(()), |it| self.check_stores(&it.stores, mapping, routes)));
+            problems.keep(self.check_upstreams(upstreams, routes));
+            let stores = loaded.as_ref().map(|loaded| &loaded.stores);
+            problems.keep(stores.map_or(Ok(()), |stores| self.check_stores(stores, upstreams, mapping, routes)));
         }
         let compiled = (|| {
             let ((mapping, routes), loaded) = (routes?, loaded?);
@@ -306,7 +311,7 @@ impl Loaded {
                 tells_nearest_miss: config.refusals.nearest_miss,
                 records: records?,
                 identity: identity?,
-                upstream: upstream?,
+                upstreams: Arc::new(upstreams?),
             };
             Some(Compiled {
                 blueprint,

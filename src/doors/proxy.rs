@@ -92,10 +92,15 @@ impl ProxyHttp for ProxyDoor {
     async fn upstream_peer(&self, _: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
         let upstream = obligations.upstream();
-        let address = self.resolver.address(upstream).await;
-        let address = address.map_err(|error| Error::because(ConnectNoRoute, "resolving", error))?;
         let server_name = if upstream.tls { upstream.host.clone() } else { String::new() };
-        let mut peer = HttpPeer::new(address, upstream.tls, server_name);
+        let mut peer = match &upstream.socket {
+            Some(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, server_name)?,
+            None => {
+                let address = self.resolver.address(upstream).await;
+                let address = address.map_err(|error| Error::because(ConnectNoRoute, "resolving", error))?;
+                HttpPeer::new(address, upstream.tls, server_name)
+            }
+        };
         peer.options.total_connection_timeout = Some(upstream.connect_timeout);
         peer.options.connection_timeout = Some(upstream.connect_timeout);
         peer.options.read_timeout = Some(upstream.read_timeout);

@@ -36,6 +36,7 @@ pub struct RoutePlan {
     pub(super) principals: Vec<Side>,
     pub(super) purpose: Option<Purpose>,
     pub(super) store: Option<String>,
+    pub(super) upstream: Option<Arc<str>>,
     /// Which of the mapping's contexts its action takes.
     pub(super) context: usize,
 }
@@ -57,6 +58,10 @@ impl RoutePlan {
     /// The scope a token must hold.
     pub fn scope(&self) -> Option<&str> {
         self.scope.as_deref()
+    }
+    /// The upstream that its requests go to, where that is not the usual one.
+    pub const fn upstream(&self) -> Option<&Arc<str>> {
+        self.upstream.as_ref()
     }
     /// Whether the agent must act for a user.
     pub const fn delegation(&self) -> DelegationRule {

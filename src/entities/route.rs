@@ -55,6 +55,8 @@ pub struct RouteConfig {
     pub input: BTreeMap<String, Spanned<String>>,
     /// The store whose policies decide. Default: that of the host, or else `default`.
     pub store: Option<Spanned<String>>,
+    /// The upstream that allowed requests go to, one of `upstreams`. Default: `upstream`.
+    pub upstream: Option<Spanned<String>>,
 }
 
 /// Whether an agent must act for a user.
@@ -119,6 +121,7 @@ impl RouteConfig {
                 principals: principals?,
                 purpose: purpose?,
                 store: self.store.as_ref().map(|store| store.value.clone()),
+                upstream: self.upstream.as_ref().map(|upstream| upstream.value.as_str().into()),
                 context: context?,
             })
         })();

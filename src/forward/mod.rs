@@ -5,5 +5,5 @@ pub mod upstream;
 
 pub use self::{
     identity::{Identity, IdentityConfig, Obligations},
-    upstream::{Upstream, UpstreamConfig},
+    upstream::{Upstream, UpstreamConfig, Upstreams},
 };

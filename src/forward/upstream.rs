@@ -1,7 +1,10 @@
 //! Where allowed requests go. Data only: who connects is decided at the edge of the house.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,11 +18,11 @@ use crate::base::{
     spanned::Spanned,
 };
 
-/// The section `upstream`.
+/// The section `upstream`, and an entry of `upstreams`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpstreamConfig {
-    /// `http://host:port` or `https://host:port`; no path.
+    /// `http://host:port`, `https://host:port`, without a path, or `unix:/path` of a socket.
     pub url: Spanned<String>,
     /// Whether the upstream gets the client's `Host`. Default false: it gets its own, from `url`.
     #[serde(default)]
@@ -41,6 +44,8 @@ pub struct Upstream {
     pub port: u16,
     /// Where it is, when `host` is no name.
     pub address: Option<SocketAddr>,
+    /// The socket that it listens on, when that is where it is.
+    pub socket: Option<PathBuf>,
     /// Whether to speak TLS; the certificate is always verified, against `host`.
     pub tls: bool,
     /// `Host` as the upstream gets it; `None` for the client's own.
@@ -60,9 +65,17 @@ impl Upstream {
     /// A [`Problem`] for each setting that cannot be used.
     pub fn compile(config: &UpstreamConfig) -> Result<Self, Problems> {
         let mut problems = Problems::default();
-        let origin = Url::parse(&config.url.value).ok().and_then(|url| origin(&url)).ok_or_else(|| {
+        let socket = config.url.value.strip_prefix("unix:").map(PathBuf::from);
+        let origin = match &socket {
+            Some(path) if path.is_absolute() && path.as_os_str().len() <= SOCKET_BYTES_MAX => {
+                Some(("localhost".to_owned(), 80, false))
+            }
+            Some(_) => None,
+            None => Url::parse(&config.url.value).ok().and_then(|url| origin(&url)),
+        };
+        let origin = origin.ok_or_else(|| {
             Problem::at(&config.url, format!("`{}` is not the address of an upstream", config.url.value))
-                .fix("write scheme, host and port alone, as in `http://127.0.0.1:9000`")
+                .fix("write scheme, host and port alone, as in `http://127.0.0.1:9000`, or `unix:/run/orders.sock`")
         });
         let origin = problems.keep(origin);
         let mut milliseconds = |value: &Option<Spanned<u64>>, name, default| {
@@ -79,6 +92,7 @@ impl Upstream {
                 authority,
                 host,
                 port,
+                socket,
                 tls,
                 connect_timeout: connect?,
                 read_timeout: read?,
@@ -88,6 +102,55 @@ impl Upstream {
         problems.into_result(upstream)
     }
 }
+
+/// Every upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstreams {
+    usual: Arc<Upstream>,
+    named: BTreeMap<String, Arc<Upstream>>,
+}
+
+impl Upstreams {
+    /// Compiles `upstream` and `upstreams`.
+    ///
+    /// # Errors
+    /// Every [`Problem`] they have.
+    pub fn compile(usual: &UpstreamConfig, named: &BTreeMap<String, UpstreamConfig>) -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        let usual = problems.keep(Upstream::compile(usual));
+        let compiled = named.iter().filter_map(|(name, config)| {
+            let upstream = problems.keep(Upstream::compile(config))?;
+            Some((name.clone(), Arc::new(upstream)))
+        });
+        let named = compiled.collect();
+        problems.into_result(usual.map(|usual| Self { usual: Arc::new(usual), named }))
+    }
+
+    /// The one of this name, or else the usual one.
+    pub fn of(&self, name: Option<&str>) -> Option<&Arc<Upstream>> {
+        name.map_or(Some(&self.usual), |name| self.named.get(name))
+    }
+
+    /// The names of those beside the usual one.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.named.keys().map(String::as_str)
+    }
+
+    /// Whether each of them sees the host that clients address.
+    pub fn see_host(&self) -> bool {
+        self.usual.sees_host() && self.named.values().all(|upstream| upstream.sees_host())
+    }
+}
+
+impl Upstream {
+    /// Whether it sees the host that clients address.
+    pub const fn sees_host(&self) -> bool {
+        self.authority.is_none()
+    }
+}
+
+/// Bytes of a socket's path, which the system bounds.
+const SOCKET_BYTES_MAX: usize = 100;
 
 /// Host and port, without the port that goes without saying (RFC 9110 section 7.2).
 fn authority(host: &str, port: u16, tls: bool) -> Result<HeaderValue, InvalidHeaderValue> {

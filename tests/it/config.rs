@@ -299,6 +299,41 @@ fn routes_fit_the_schema() {
 }
 
 #[test]
+fn upstreams_that_nobody_has_or_nobody_chooses_are_errors() {
+    let named = |text: &str, route: &str, shown: &[&str]| {
+        let text = format!("listen: 127.0.0.1:8080\nupstreams: {text}\n");
+        let problems = problems_of(
+            &MINIMAL.replace("listen: 127.0.0.1:8080\n", &text).replace("    action:", &format!("{route}    action:")),
+        );
+        shown.iter().for_each(|part| assert!(problems.contains(part), "{text}: `{part}` is not in\n{problems}"));
+    };
+    named("{}", "    upstream: orders\n", &["there is no upstream `orders`", "config.yaml:12:15"]);
+    named(
+        "{ orders: { url: 'http://127.0.0.1:1' } }",
+        "",
+        &["no route goes to the upstream `orders`", "config.yaml:2:29"],
+    );
+    for url in ["unix:orders.sock", "unix:", "/run/orders.sock"] {
+        let text = format!("{{ orders: {{ url: '{url}' }} }}");
+        named(&text, "    upstream: orders\n", &["is not the address of an upstream"]);
+    }
+    // The host decides, so the upstream that this route has must see it.
+    let route = "    upstream: orders\n";
+    let host = |forward: &str| {
+        let text =
+            format!("listen: 127.0.0.1:8080\nupstreams: {{ orders: {{ url: 'http://127.0.0.1:1'{forward} }} }}\n");
+        problems_of(
+            &MINIMAL
+                .replace("listen: 127.0.0.1:8080\n", &text)
+                .replace("    action:", &format!("{route}    action:"))
+                .replace("UserData::\"{path.userId}\"", "UserData::\"{host}\""),
+        )
+    };
+    assert!(host("").contains("the upstream does not see it"));
+    assert!(!host(", forward_host: true").contains("the upstream does not see it"));
+}
+
+#[test]
 fn stores_are_told_apart_and_hosts_are_seen_by_the_upstream() {
     let named = |stores: &str, shown: &str| with("routes:", &format!("stores:\n{stores}\nroutes:"), &[shown]);
     named("- { name: a }", "a store without policies");

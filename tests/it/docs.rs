@@ -149,6 +149,7 @@ fn every_field_of_a_record_is_described() {
         resource: Some(String::new()),
         missing: Some(String::new()),
         limit: Some("".into()),
+        upstream: Some("".into()),
         side: Some(""),
         store: Some("".into()),
         skipped: vec![String::new()],

@@ -501,3 +501,50 @@ async fn a_head_that_comes_drop_by_drop_is_408_on_every_request_of_a_connection(
     let (answer, record) = house.ask(endless.as_bytes()).await;
     assert_eq!((answer.status, record.unwrap().code), (431, "head_too_large"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_route_has_its_upstream_and_one_of_them_may_be_a_socket() {
+    if !house::present("nginx") {
+        return;
+    }
+    let sockets = tempfile::tempdir().unwrap();
+    let socket = sockets.path().join("orders.sock").display().to_string();
+    let told = "location / { return 200 'nginx $http_host $http_x_portcullis_user $request_uri'; }";
+    let nginx = Nginx::start(&format!("; listen unix:{socket}"), told, |_| {}).await;
+    let named = format!(
+        "upstreams:\n  orders: {{ url: 'unix:{socket}' }}\n  items: {{ url: 'http://127.0.0.1:{}', forward_host: true }}\n",
+        nginx.port
+    );
+    let (before, route) = ROUTES.split_once("  - { methods").unwrap();
+    let route = |path: &str, upstream: &str| {
+        format!("  - {{ methods{route}")
+            .replace("/users/{id}/data", path)
+            .replace("action:", &format!("{upstream}action:"))
+    };
+    let routes = [
+        route("/users/{id}/data", ""),
+        route("/orders/{id}", "upstream: orders, "),
+        route("/items/{id}", "upstream: items, "),
+    ];
+    let config = format!("{named}{before}{}", routes.concat());
+    let mut house = House::build(Some(&config), &[], house::NOW).await;
+    for (target, body, upstream) in [
+        ("/orders/user-1", "nginx localhost user-1 /orders/user-1", Some("orders")),
+        ("/items/user-1?a=b", "nginx gate.example user-1 /items/user-1?a=b", Some("items")),
+        ("/users/user-1/data", "", None),
+        ("/orders/user-1", "nginx localhost user-1 /orders/user-1", Some("orders")),
+    ] {
+        let (answer, record) = house.ask(&wire::request("GET", target, &[bearer()])).await;
+        assert_eq!((answer.status, record.unwrap().upstream.as_deref()), (200, upstream), "{target}");
+        assert!(
+            if body.is_empty() { answer.json()["target"] == target } else { answer.body == body },
+            "{}",
+            answer.body
+        );
+    }
+    let (answer, record) = house.ask(&wire::request("GET", "/orders/user-2", &[bearer()])).await;
+    assert_eq!((answer.status, record.unwrap().code), (403, "access_denied"), "who it is for changes nothing");
+    drop(nginx);
+    let (answer, record) = house.ask(&wire::request("GET", "/orders/user-1", &[bearer()])).await;
+    assert_eq!((answer.status, record.unwrap().code), (502, "upstream_unreachable"));
+}
