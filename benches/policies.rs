@@ -101,7 +101,7 @@ fn case(policies: &str, key: &SigningKey, runtime: &Runtime) -> (Stores, Decisio
     let subject = blueprint.mapping.subject(Arc::new(verified), names).expect("a subject");
     let found = blueprint
         .routes
-        .find(&Method::GET, Target::parse(target).expect("a target"))
+        .find(None, &Method::GET, Target::parse(target).expect("a target"))
         .expect("one reading")
         .expect("a route");
     let sources = Sources::default();

@@ -177,8 +177,9 @@ impl Record {
         hide(&mut self.user);
         self.actors = self.actors.iter().map(|actor| pseudonyms.of(Kind::Id, actor)).collect();
         self.peer = self.peer.take().map(|peer| pseudonyms.of(Kind::Peer, &peer));
-        let template = self.route.as_deref().and_then(|route| route.split_once(' ')).map(|(_, template)| template);
-        let mut literals = template.unwrap_or_default().split('/');
+        // Hosts, if there are any, stand before the first `/`.
+        let template = self.route.as_deref().and_then(|route| route.split_once('/')).map(|(_, template)| template);
+        let mut literals = std::iter::once("").chain(template.into_iter().flat_map(|template| template.split('/')));
         let segments = self.path.split('/').map(|segment| match literals.next() == Some(segment) {
             true => segment.to_owned(),
             false if is_believed => pseudonyms.of(Kind::Segment, segment),

@@ -173,7 +173,10 @@ impl Visit {
             return Err(Refusal::Overloaded);
         }
         let inbound = Inbound::parse(head, &snapshot.limits)?;
-        let found = snapshot.routes.find(inbound.method(), inbound.target()).map_err(RequestError::from)?;
+        // What names no host is not any that a route names.
+        let host = snapshot.routes.depends_on_host().then(|| inbound.host().ok().flatten()).flatten();
+        let found = snapshot.routes.find(host.as_deref(), inbound.method(), inbound.target());
+        let found = found.map_err(RequestError::from)?;
         self.record.route = found.as_ref().map(|found| found.route.name().clone());
         let route = found.as_ref().map(|found| found.route.name());
         let asker = Asker { peer: head.peer.map(|peer| peer.ip()), route, ..Asker::default() };
@@ -186,7 +189,10 @@ impl Visit {
         let names = subject.names();
         let asker = Asker { agent: Some(&names.agent), user: names.user.as_ref(), ..asker };
         snapshot.rates.admit_client(&asker).await?;
-        let found = found.ok_or(Refusal::RouteMissing)?;
+        let found = found.ok_or_else(|| match snapshot.routes.is_foreign(host.as_deref()) {
+            true if snapshot.routes.depends_on_host() => Refusal::HostUnknown,
+            _ => Refusal::RouteMissing,
+        })?;
         self.record.action = Some(found.route.action_name().clone());
         self.record.upstream = found.route.upstream().cloned();
         // INVARIANT: the configuration has no route to an upstream that is not there.

@@ -216,7 +216,8 @@ fn seen_of_record(question: &RecordedQuestion, store: Option<&str>, when: &str, 
     let decision = store.policies.decide(&question);
     let (method, path) = when.trim().split_once(' ').unwrap_or_default();
     let route = blueprint.routes.routes().iter().find(|plan| {
-        let (methods, template) = plan.name().split_once(' ').unwrap_or_default();
+        let (methods, place) = plan.name().split_once(' ').unwrap_or_default();
+        let template = place.find('/').and_then(|at| place.get(at..)).unwrap_or_default();
         methods.split(',').any(|known| known == method) && is_of(path, template)
     });
     let explanation = Some(store.policies.explain(&question));

@@ -1,4 +1,4 @@
-//! When two names are one to somebody else.
+//! When two names are one to somebody else, and what is a name at all.
 
 /// Whether two header names are one to a server that folds case and takes every mark for a `-` (as CGI does for `_`).
 pub fn same(name: impl ExactSizeIterator<Item = u8>, other: &str) -> bool {
@@ -14,6 +14,15 @@ pub fn same_parameter(name: &str, other: &str) -> bool {
 
 fn bare(name: &str) -> &str {
     name.split(['[', '\0']).next().unwrap_or_default().trim()
+}
+
+/// Whether a request can address this host, written as here.
+pub fn is_host(name: &str) -> bool {
+    let authority = name.parse::<http::uri::Authority>();
+    authority.is_ok_and(|it| it.as_str() == name && it.host() == name)
+        && !name.contains(['@', '*'])
+        && !name.ends_with('.')
+        && !name.bytes().any(|byte| byte.is_ascii_uppercase())
 }
 
 #[cfg(test)]

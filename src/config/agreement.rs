@@ -78,7 +78,8 @@ impl Loaded {
                 problems.push(problem.fix("name one of `stores`, or `default`"));
             }
             let own = upstreams.of(plan.upstream().map(|name| &**name));
-            if plan.names_host() && own.is_some_and(|upstream| !upstream.sees_host()) {
+            let by_host = plan.names_host() || !route.hosts.is_empty();
+            if by_host && own.is_some_and(|upstream| !upstream.sees_host()) {
                 problems.push(Problem::at(&route.resource, HOST_UNSEEN).fix(FORWARD_HOST));
             }
         }

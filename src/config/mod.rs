@@ -360,7 +360,7 @@ impl Loaded {
         let (mapping, plans) = Mapping::compile(types, &configured.value, &self.config.clients, &issuers)?;
         let mut table = RouteTable::default();
         for (route, (requests, plan)) in configured.value.iter().zip(plans) {
-            let inserted = table.insert(&requests.methods, &requests.template, plan);
+            let inserted = table.insert(&requests.hosts, &requests.methods, &requests.template, plan);
             problems.keep(
                 inserted.map_err(|error| Problem::at(&route.path, error.to_string()).fix("merge the two routes")),
             );

@@ -455,7 +455,7 @@ routes:
         let (mapping, plans) = Mapping::compile(types, &loaded.config.routes.value, &[], &[]).unwrap();
         let mut routes = RouteTable::default();
         for (requests, plan) in plans {
-            routes.insert(&requests.methods, &requests.template, plan).unwrap();
+            routes.insert(&[], &requests.methods, &requests.template, plan).unwrap();
         }
         let (schema, _) = cedar_policy::Schema::from_cedarschema_str(SCHEMA).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -486,7 +486,7 @@ routes:
             let Ok(verified) = runtime.block_on(issuers.verify(presented.token, now)) else { return Ok(()) };
             let names = mapping.names(&verified).unwrap();
             let Ok(subject) = mapping.subject(Arc::new(verified), names) else { return Ok(()) };
-            let found = routes.find(&Method::GET, Target::parse(b"/d").unwrap()).unwrap().unwrap();
+            let found = routes.find(None, &Method::GET, Target::parse(b"/d").unwrap()).unwrap().unwrap();
             let possession = issuers.possession(subject.token(), &presented, &inbound, now).unwrap();
             let sources = Sources::default();
             let question = mapping.question(&sources, &found, &subject, &possession, &inbound, now);

@@ -44,6 +44,8 @@ pub struct RoutePlan {
 /// A route's requests: methods and paths.
 #[derive(Clone, Debug)]
 pub struct Requests {
+    /// The hosts; any where there are none.
+    pub hosts: Vec<String>,
     /// The methods.
     pub methods: Vec<Method>,
     /// The paths.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     base::{
+        names::is_host,
         origin::Origin,
         problem::{Problem, Problems},
         spanned::Spanned,
@@ -30,6 +31,9 @@ use crate::{
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
+    /// The hosts that clients address it by. Default: any.
+    #[serde(default)]
+    pub hosts: Vec<Spanned<String>>,
     /// HTTP methods, upper case. `GET` does not stand for `HEAD`.
     pub methods: Spanned<Vec<Spanned<String>>>,
     /// Path template: literal segments and `{parameter}` segments.
@@ -125,13 +129,31 @@ impl RouteConfig {
                 context: context?,
             })
         })();
-        let requests = methods.zip(template).map(|(methods, template)| Requests { methods, template });
+        let hosts = problems.keep(self.hosts());
+        let requests = methods.zip(template).zip(hosts);
+        let requests = requests.map(|((methods, template), hosts)| Requests { hosts, methods, template });
         problems.into_result(requests.zip(plan))
     }
 
     fn name(&self) -> String {
         let methods: Vec<_> = self.methods.value.iter().map(|method| method.value.as_str()).collect();
-        format!("{} {}", methods.join(","), self.path.value)
+        let hosts: Vec<_> = self.hosts.iter().map(|host| host.value.as_str()).collect();
+        format!("{} {}{}", methods.join(","), hosts.join(","), self.path.value)
+    }
+
+    fn hosts(&self) -> Result<Vec<String>, Problems> {
+        let mut problems = Problems::default();
+        let mut hosts: Vec<String> = Vec::new();
+        for host in &self.hosts {
+            if !is_host(&host.value) || hosts.contains(&host.value) {
+                problems.push(
+                    Problem::at(host, "not a host, or one that stands twice")
+                        .fix("write it in lower case, without port and without a dot at its end"),
+                );
+            }
+            hosts.push(host.value.clone());
+        }
+        problems.into_result(Some(hosts))
     }
 
     fn methods(&self) -> Result<Vec<Method>, Problems> {

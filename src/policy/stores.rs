@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{Policies, load::Settings};
 use crate::base::{
+    names::is_host,
     problem::{Problem, Problems, bounded},
     spanned::Spanned,
 };
@@ -148,13 +149,4 @@ impl Stores {
         let name = name.unwrap_or(DEFAULT);
         self.stores.iter().find(|store| store.name.as_deref().unwrap_or(DEFAULT) == name)
     }
-}
-
-/// Whether a request can address this host, written as here.
-fn is_host(name: &str) -> bool {
-    let authority = name.parse::<http::uri::Authority>();
-    authority.is_ok_and(|it| it.as_str() == name && it.host() == name)
-        && !name.contains('@')
-        && !name.ends_with('.')
-        && !name.bytes().any(|byte| byte.is_ascii_uppercase())
 }

@@ -67,7 +67,7 @@ impl fmt::Display for Refusal {
             Self::Request(error) => error.fmt(f),
             Self::Token(error) => error.fmt(f),
             Self::RouteMissing => f.write_str("no route describes the request"),
-            Self::HostUnknown => f.write_str("no store of policies decides for this host"),
+            Self::HostUnknown => f.write_str("no route, or no store of policies, is for this host"),
             Self::Mapping(error) => error.fmt(f),
             Self::Denied(denied) => denied.fmt(f),
             Self::Upstream(error) => error.fmt(f),

@@ -89,9 +89,14 @@ fn is_name(name: &str) -> bool {
 /// Routes by method and path; `T` is what the rest of the house keeps per route.
 #[derive(Clone, Debug)]
 pub struct RouteTable<T> {
-    by_method: HashMap<Method, Routers>,
+    /// For each host that a route names: its routes, and those for any host.
+    by_host: HashMap<String, ByMethod>,
+    /// For any other host.
+    any: ByMethod,
     routes: Vec<T>,
 }
+
+type ByMethod = HashMap<Method, Routers>;
 
 /// The same routes twice: for paths as they stand, and for paths that are decoded before they are matched, as many
 /// servers do.
@@ -107,7 +112,7 @@ pub struct AmbiguousRoute;
 
 impl<T> Default for RouteTable<T> {
     fn default() -> Self {
-        Self { by_method: HashMap::new(), routes: Vec::new() }
+        Self { by_host: HashMap::new(), any: ByMethod::new(), routes: Vec::new() }
     }
 }
 
@@ -132,37 +137,53 @@ impl<'a> Parameters<'_, 'a> {
 }
 
 impl<T> RouteTable<T> {
-    /// Adds a route for `method` and `template`; the route kept for several methods is added for each.
+    /// Adds a route for `methods` and `template` at `hosts`, or at any where there are none.
     ///
     /// # Errors
     /// [`TemplateError::Conflict`] when another route matches the same requests.
-    pub fn insert(&mut self, methods: &[Method], template: &PathTemplate, route: T) -> Result<(), TemplateError> {
+    pub fn insert(
+        &mut self,
+        hosts: &[String],
+        methods: &[Method],
+        template: &PathTemplate,
+        route: T,
+    ) -> Result<(), TemplateError> {
         let index = self.routes.len();
-        for method in methods {
-            let routers = self.by_method.entry(method.clone()).or_default();
-            for (router, text) in
-                [(&mut routers.plain, template.text.clone()), (&mut routers.decoded, template.decoded())]
-            {
-                router.insert(text, index).map_err(|error| match error {
-                    matchit::InsertError::Conflict { with } => TemplateError::Conflict(with),
-                    _ => TemplateError::NotAPath,
-                })?;
+        for host in hosts {
+            let routers = self.by_host.entry(host.clone()).or_insert_with(|| self.any.clone());
+            add(routers, methods, template, index)?;
+        }
+        if hosts.is_empty() {
+            for routers in self.by_host.values_mut().chain([&mut self.any]) {
+                add(routers, methods, template, index)?;
             }
         }
         self.routes.push(route);
         Ok(())
     }
 
-    /// The route that describes `method` on `target`; a literal segment goes before a parameter.
+    /// Whether the host that a client addresses makes a difference.
+    pub fn depends_on_host(&self) -> bool {
+        !self.by_host.is_empty()
+    }
+
+    /// Whether no route is for this host, whatever is asked of it.
+    pub fn is_foreign(&self, host: Option<&str>) -> bool {
+        self.any.is_empty() && host.is_none_or(|host| !self.by_host.contains_key(host))
+    }
+
+    /// The route that describes `method` on `target` at `host`; a literal segment goes before a parameter.
     ///
     /// # Errors
     /// [`AmbiguousRoute`] when the path, decoded, is another route's.
     pub fn find<'t, 'a>(
         &'t self,
+        host: Option<&str>,
         method: &Method,
         target: Target<'a>,
     ) -> Result<Option<Match<'t, 'a, T>>, AmbiguousRoute> {
-        let Some(routers) = self.by_method.get(method) else { return Ok(None) };
+        let by_method = host.and_then(|host| self.by_host.get(host)).unwrap_or(&self.any);
+        let Some(routers) = by_method.get(method) else { return Ok(None) };
         let found = routers.plain.at(target.path()).ok();
         if target.path().contains('%') {
             let decoded = routers.decoded.at(&decode_segment(target.path())).ok().map(|found| *found.value);
@@ -183,21 +204,73 @@ impl<T> RouteTable<T> {
     }
 }
 
+fn add(
+    by_method: &mut ByMethod,
+    methods: &[Method],
+    template: &PathTemplate,
+    index: usize,
+) -> Result<(), TemplateError> {
+    for method in methods {
+        let routers = by_method.entry(method.clone()).or_default();
+        for (router, text) in [(&mut routers.plain, template.text.clone()), (&mut routers.decoded, template.decoded())]
+        {
+            router.insert(text, index).map_err(|error| match error {
+                matchit::InsertError::Conflict { with } => TemplateError::Conflict(with),
+                _ => TemplateError::NotAPath,
+            })?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_host_has_its_routes_and_those_for_any_host_in_whatever_order_they_stand() {
+        let template = |text: &str| PathTemplate::parse(text).unwrap();
+        let (a, b) = (["a.example".to_owned()], ["b.example".to_owned()]);
+        let rows: [(&[String], &str); 4] = [(&a, "/x"), (&[], "/y"), (&b, "/x"), (&b, "/z")];
+        let mut table = RouteTable::default();
+        for (index, (hosts, text)) in rows.iter().enumerate() {
+            table.insert(hosts, &[Method::GET], &template(text), index).unwrap();
+        }
+        for (host, path, found) in [
+            (Some("a.example"), "/x", Some(0)),
+            (Some("a.example"), "/y", Some(1)),
+            (Some("a.example"), "/z", None),
+            (Some("b.example"), "/x", Some(2)),
+            (Some("b.example"), "/y", Some(1)),
+            (Some("c.example"), "/x", None),
+            (Some("c.example"), "/y", Some(1)),
+            (None, "/x", None),
+            (None, "/y", Some(1)),
+        ] {
+            let is = table.find(host, &Method::GET, Target::parse(path.as_bytes()).unwrap()).unwrap();
+            assert_eq!(is.map(|it| *it.route), found, "{host:?} {path}");
+        }
+        assert!(table.depends_on_host() && !table.is_foreign(Some("c.example")));
+        for (hosts, text) in [(&a[..], "/y"), (&[], "/z"), (&b, "/{z}/../z")] {
+            let template = PathTemplate::parse(text);
+            assert!(template.is_err() || table.insert(hosts, &[Method::GET], &template.unwrap(), 9).is_err(), "{text}");
+        }
+        let mut named = RouteTable::default();
+        named.insert(&a, &[Method::GET], &template("/x"), 0).unwrap();
+        assert!(named.is_foreign(Some("c.example")) && named.is_foreign(None) && !named.is_foreign(Some("a.example")));
+    }
+
     fn table(templates: &[&str]) -> RouteTable<String> {
         let mut table = RouteTable::default();
         for template in templates {
-            table.insert(&[Method::GET], &PathTemplate::parse(template).unwrap(), (*template).to_owned()).unwrap();
+            table.insert(&[], &[Method::GET], &PathTemplate::parse(template).unwrap(), (*template).to_owned()).unwrap();
         }
         table
     }
 
     fn find<'t>(table: &'t RouteTable<String>, target: &'static str) -> Option<&'t str> {
         let target = Target::parse(target.as_bytes()).unwrap();
-        table.find(&Method::GET, target).unwrap().map(|found| found.route.as_str())
+        table.find(None, &Method::GET, target).unwrap().map(|found| found.route.as_str())
     }
 
     #[test]
@@ -208,13 +281,13 @@ mod tests {
         for other in ["/users/a/b/data", "/users/a/data/", "/users/data", "/Users/a/data", "/users/a", "/"] {
             assert_eq!(find(&table, other), None, "{other}");
         }
-        assert!(table.find(&Method::HEAD, Target::parse(b"/users/a/data").unwrap()).unwrap().is_none());
+        assert!(table.find(None, &Method::HEAD, Target::parse(b"/users/a/data").unwrap()).unwrap().is_none());
     }
 
     #[test]
     fn parameters_are_decoded_once() {
         let table = table(&["/{a}/{b}"]);
-        let found = table.find(&Method::GET, Target::parse(b"/x%20y/%C3%A9").unwrap()).unwrap().unwrap();
+        let found = table.find(None, &Method::GET, Target::parse(b"/x%20y/%C3%A9").unwrap()).unwrap().unwrap();
         assert_eq!(found.parameters.get("a").as_deref(), Some("x y"));
         assert_eq!(found.parameters.get("b").as_deref(), Some("é"));
         assert_eq!(found.parameters.get("c"), None);
@@ -244,7 +317,7 @@ mod tests {
             ("/a/b/%20c", Ok(None)),
         ] {
             let target = Target::parse(target.as_bytes()).unwrap();
-            let found = table.find(&Method::GET, target).map(|found| found.map(|found| found.route.as_str()));
+            let found = table.find(None, &Method::GET, target).map(|found| found.map(|found| found.route.as_str()));
             assert_eq!(found, route, "{target:?}");
         }
     }
@@ -265,6 +338,6 @@ mod tests {
         }
         let mut table = table(&["/users/{id}"]);
         let twin = PathTemplate::parse("/users/{name}").unwrap();
-        assert!(matches!(table.insert(&[Method::GET], &twin, String::new()), Err(TemplateError::Conflict(_))));
+        assert!(matches!(table.insert(&[], &[Method::GET], &twin, String::new()), Err(TemplateError::Conflict(_))));
     }
 }

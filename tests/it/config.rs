@@ -334,6 +334,19 @@ fn upstreams_that_nobody_has_or_nobody_chooses_are_errors() {
 }
 
 #[test]
+fn hosts_of_routes_are_hosts_and_the_upstream_sees_them() {
+    let with_hosts = |hosts: &str, upstream: &str| {
+        let text = MINIMAL.replace("  - methods:", &format!("  - hosts: {hosts}\n    methods:"));
+        problems_of(&text.replace("9000 }", &format!("9000{upstream} }}")))
+    };
+    assert_eq!(with_hosts("[api.example, '[::1]']", ", forward_host: true"), "");
+    assert!(with_hosts("[api.example]", "").contains("the upstream does not see it"));
+    for hosts in ["[API.example]", "[api.example.]", "['api.example:80']", "['']", "[a, a]", "['*']"] {
+        assert!(with_hosts(hosts, ", forward_host: true").contains("not a host"), "{hosts}");
+    }
+}
+
+#[test]
 fn stores_are_told_apart_and_hosts_are_seen_by_the_upstream() {
     let named = |stores: &str, shown: &str| with("routes:", &format!("stores:\n{stores}\nroutes:"), &[shown]);
     named("- { name: a }", "a store without policies");

@@ -100,7 +100,7 @@ impl Desk<'_> {
             for (index, (other, of_other)) in group.iter().enumerate() {
                 let earlier = group.iter().take(index);
                 let twin = |(route, plan): &&(&RouteConfig, &RoutePlan)| {
-                    share_a_method(route, other) && plan.action() != of_other.action()
+                    share_requests(route, other) && plan.action() != of_other.action()
                 };
                 if let Some((_, plan)) = earlier.into_iter().find(twin) {
                     let message = format!(
@@ -132,12 +132,14 @@ fn operation(path: &str) -> String {
     percent_encoding::percent_decode_str(&decoded).decode_utf8_lossy().to_lowercase()
 }
 
-/// `HEAD` is a `GET` without the answer's body.
-fn share_a_method(one: &RouteConfig, other: &RouteConfig) -> bool {
+/// Whether two routes are for one method at one host. `HEAD` is a `GET` without the answer's body.
+fn share_requests(one: &RouteConfig, other: &RouteConfig) -> bool {
+    let has = |route: &RouteConfig, host: &str| route.hosts.is_empty() || route.hosts.iter().any(|it| it.value == host);
+    let share_a_host = one.hosts.is_empty() || one.hosts.iter().any(|host| has(other, &host.value));
     let methods = |route: &RouteConfig| -> Vec<String> {
         let named = route.methods.value.iter().map(|method| method.value.clone());
         named.map(|name| if name == Method::HEAD.as_str() { Method::GET.to_string() } else { name }).collect()
     };
     let others = methods(other);
-    methods(one).iter().any(|method| others.contains(method))
+    share_a_host && methods(one).iter().any(|method| others.contains(method))
 }
