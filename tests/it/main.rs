@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod corpora;
 mod deny_list;
+mod deploy;
 mod docs;
 mod house;
 mod introspection;

@@ -1,0 +1,108 @@
+//! What is in `deploy/` can be used as it stands.
+
+use std::{collections::BTreeMap, path::Path, process::Command};
+
+use serde_json::Value;
+
+use crate::{cli, house};
+
+/// Every document of a file of YAML.
+fn documents(path: &str) -> Vec<Value> {
+    let text = house::repository(path);
+    let parts = text.split("\n---\n");
+    parts.map(|part| serde_saphyr::from_str(part).unwrap_or_else(|error| panic!("{path}: {error}"))).collect()
+}
+
+fn check(folder: &Path) {
+    let checked = cli::portcullis()
+        .current_dir(folder)
+        .env("REDIS_PASSWORD", "for tests only")
+        .args(["check", "-D", "all"])
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{}", cli::text(&checked.stderr));
+}
+
+fn kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    documents.iter().filter(|it| it["kind"] == kind).collect()
+}
+
+#[test]
+fn the_configurations_in_kubernetes_manifests_are_good_and_the_pods_mount_them() {
+    for file in ["deploy/kubernetes/sidecar.yaml", "deploy/kubernetes/standalone.yaml"] {
+        let all = documents(file);
+        let maps: BTreeMap<&str, &Value> =
+            kind(&all, "ConfigMap").iter().map(|it| (it["metadata"]["name"].as_str().unwrap(), &it["data"])).collect();
+        let deployment = kind(&all, "Deployment")[0];
+        let pod = &deployment["spec"]["template"]["spec"];
+        let gate = pod["containers"].as_array().unwrap().iter().find(|it| it["name"] == "gate").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for mount in gate["volumeMounts"].as_array().unwrap() {
+            let volume = pod["volumes"].as_array().unwrap().iter().find(|it| it["name"] == mount["name"]).unwrap();
+            let Some(map) = volume["configMap"]["name"].as_str() else { continue };
+            let inside = mount["mountPath"].as_str().unwrap().strip_prefix("/etc/portcullis").unwrap();
+            let place = folder.path().join(inside.trim_start_matches('/'));
+            std::fs::create_dir_all(&place).unwrap();
+            for (name, text) in maps[map].as_object().unwrap() {
+                std::fs::write(place.join(name), text.as_str().unwrap()).unwrap();
+            }
+        }
+        check(folder.path());
+        let config = std::fs::read_to_string(folder.path().join("config.yaml")).unwrap();
+        let port = gate["ports"][0]["containerPort"].as_u64().unwrap();
+        assert!(config.contains(&format!("listen: 0.0.0.0:{port}\n")), "{file}");
+        assert_eq!(gate["securityContext"]["readOnlyRootFilesystem"], true, "{file}");
+        assert_eq!(gate["securityContext"]["capabilities"]["drop"][0], "ALL", "{file}");
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{file}");
+        let selector = &kind(&all, "Service")[0]["spec"]["selector"];
+        assert_eq!(*selector, deployment["spec"]["template"]["metadata"]["labels"], "{file}");
+        // Who is asked to stop waits first, and then for the drain.
+        let wait = gate["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
+        let drain = portcullis::app::DRAIN_PATIENCE.as_secs();
+        assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > wait + drain, "{file}");
+        let probe = gate["readinessProbe"]["exec"]["command"].as_array().unwrap();
+        assert_eq!(probe[1..], ["health"], "{file}");
+    }
+}
+
+#[test]
+fn compose_mounts_a_configuration_that_is_good_and_leaves_no_way_past_the_gate() {
+    let compose = &documents("deploy/compose/compose.yaml")[0];
+    let folder = tempfile::tempdir().unwrap();
+    for volume in compose["services"]["gate"]["volumes"].as_array().unwrap() {
+        let (from, to) = volume.as_str().unwrap().trim_end_matches(":ro").split_once(':').unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose").join(from);
+        let to = folder.path().join(to.strip_prefix("/etc/portcullis/").unwrap());
+        if from.is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        } else {
+            std::fs::copy(from, to).unwrap();
+        }
+    }
+    check(folder.path());
+    let service = &compose["services"]["orders"];
+    assert!(service["ports"].is_null() && service["networks"] == serde_json::json!(["behind"]));
+    assert_eq!(compose["networks"]["behind"]["internal"], true);
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_takes() {
+    if !house::present("systemd-analyze") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The binary is looked for: this one stands in.
+    let unit = house::repository("deploy/systemd/portcullis.service")
+        .replace("/usr/local/bin/portcullis", env!("CARGO_BIN_EXE_portcullis"));
+    let path = folder.path().join("portcullis.service");
+    std::fs::write(&path, &unit).unwrap();
+    let verified = Command::new("systemd-analyze").arg("verify").arg(&path).output().unwrap();
+    let said = cli::text(&verified.stderr) + &cli::text(&verified.stdout);
+    assert!(verified.status.success() && !said.contains("portcullis.service:"), "{said}");
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let words: Vec<_> = command.split(' ').skip(1).collect();
+    assert_eq!(words[..2], ["serve", "--config"]);
+}
