@@ -29,6 +29,8 @@ pub struct Records {
 /// A compiled configuration that touches nothing outside yet.
 #[derive(Clone, Debug)]
 pub struct Blueprint {
+    /// The configuration's text.
+    pub text: Arc<str>,
     /// Bounds on requests.
     pub limits: Limits,
     /// How often somebody may ask.
@@ -62,6 +64,7 @@ pub struct Blueprint {
 pub struct Snapshot {
     /// Counts the versions that were in force, from 0.
     pub(crate) version: u64,
+    text: Arc<str>,
     pub(crate) limits: Limits,
     pub(crate) rates: Rates,
     pub(crate) issuers: Issuers,
@@ -89,6 +92,7 @@ impl Blueprint {
     pub fn start(self, outside: &Outside, before: Option<&Snapshot>) -> Snapshot {
         let subjects = before.map(|before| &before.subjects).filter(|subjects| subjects.limits() == self.cache);
         Snapshot {
+            text: self.text,
             version: before.map_or(0, |before| before.version.saturating_add(1)),
             limits: self.limits,
             rates: Rates::start(self.rates, outside, before.map(|before| &before.rates)),
@@ -112,6 +116,11 @@ impl Snapshot {
     /// The sources that are asked for attributes.
     pub const fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// The configuration's text. No secret stands in it: those are named by file or variable.
+    pub const fn text(&self) -> &Arc<str> {
+        &self.text
     }
 
     /// How often somebody may ask.

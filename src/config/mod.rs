@@ -55,7 +55,7 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Where operators connect: health and metrics. Default 127.0.0.1:9901.
     pub admin: Option<Spanned<SocketAddr>>,
-    /// What operators must show to see and change the deny-list. Without it nobody can.
+    /// What operators must show to see the configuration and the deny-list, and to change that. Without it nobody can.
     pub admin_token: Option<SecretSource>,
     /// Where allowed requests go.
     pub upstream: UpstreamConfig,
@@ -299,6 +299,7 @@ impl Loaded {
         let compiled = (|| {
             let ((mapping, routes), loaded) = (routes?, loaded?);
             let blueprint = Blueprint {
+                text: self.source.text.as_str().into(),
                 limits: limits?,
                 rates: rates?,
                 trust: Trust { rules: issuers?, proofs: proofs?, denied: denied? },

@@ -1,4 +1,4 @@
-//! The admin listener: is the process alive, is it ready, what has it counted, whom does it deny. Never on the data port.
+//! The admin listener: is the process alive, is it ready, what has it counted, by what does it decide, whom does it deny. Never on the data port.
 
 use std::{
     io,
@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use super::{
     deny_list,
     http1::{Http1Server, answer, json as answer_json},
+    operator,
 };
 use crate::{base::secret::Secret, metrics::Metrics, reload::Reloads, snapshot::Current};
 
@@ -33,11 +34,11 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Whether the gate is about to stop.
     pub draining: Arc<AtomicBool>,
-    /// What operators must show to see and change the deny-list.
+    /// What operators must show to see the configuration, and to see and change the deny-list.
     pub token: Arc<ArcSwapOption<Secret>>,
 }
 
-/// Serves `/livez`, `/readyz`, `/metrics` and `/deny-list` on `listener`.
+/// Serves `/livez`, `/readyz`, `/metrics`, `/keys`, `/config` and `/deny-list` on `listener`.
 ///
 /// # Errors
 /// When the listener has no address.
@@ -48,6 +49,8 @@ pub fn start(listener: TcpListener, state: State) -> io::Result<Http1Server> {
             let path = request.uri().path();
             if path == deny_list::PATH || path.starts_with(deny_list::BELOW) {
                 deny_list::respond(request, &state).await
+            } else if path == "/config" {
+                operator::refuse(&request, &state).unwrap_or_else(|| respond(&request, &state))
             } else {
                 respond(&request, &state)
             }
@@ -62,9 +65,25 @@ fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> 
     match request.uri().path() {
         "/livez" => answer(StatusCode::OK, "text/plain", "alive\n"),
         "/readyz" => readiness(state),
+        "/keys" => keys(state),
+        // INVARIANT: only who has shown the operators' token comes here.
+        "/config" => answer(StatusCode::OK, "application/yaml", state.current.load().text().to_string()),
         "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", metrics(state)),
-        _ => answer(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz, /metrics or /deny-list\n"),
+        _ => answer(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz, /metrics, /keys, /config or /deny-list\n"),
     }
+}
+
+/// The keys that tokens are verified by, issuer by issuer.
+fn keys(state: &State) -> Response<Full<Bytes>> {
+    let snapshot = state.current.load();
+    let issuers = snapshot.issuers();
+    let rings = issuers.rings().zip(issuers.keys()).map(|((issuer, ring), (_, keys))| {
+        json!({
+            "issuer": issuer, "age_s": ring.age.map(|age| age.as_secs()), "fetched": ring.fetched, "failed": ring.failed,
+            "set": keys.map(|keys| keys.told()),
+        })
+    });
+    answer_json(StatusCode::OK, &rings.collect::<Vec<_>>().into())
 }
 
 /// What is counted as it happens, and what is asked for now.

@@ -1,14 +1,13 @@
 //! The deny-list on the admin listener: `GET /deny-list`, `POST /deny-list` with an entry, `DELETE /deny-list/{id}`.
 //! It names users and can lock anybody out, so operators must show a token, whatever address they come from.
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use super::{admin::State, http1::json as answer};
+use super::{admin::State, http1::json as answer, operator, operator::error};
 use crate::token::{
     denied::ChangeError,
     deny_list::{DenyListError, Entry},
@@ -24,7 +23,7 @@ pub(super) const BELOW: &str = "/deny-list/";
 const ENTRY_BYTES_MAX: usize = 16 * 1024;
 
 pub(super) async fn respond(request: Request<Incoming>, state: &State) -> Response<Full<Bytes>> {
-    if let Some(refusal) = refuse(&request, state) {
+    if let Some(refusal) = operator::refuse(&request, state) {
         return refusal;
     }
     let snapshot = state.current.load();
@@ -58,23 +57,6 @@ pub(super) async fn respond(request: Request<Incoming>, state: &State) -> Respon
     }
 }
 
-/// The answer to a request that does not show the token.
-fn refuse(request: &Request<Incoming>, state: &State) -> Option<Response<Full<Bytes>>> {
-    let Some(token) = state.token.load_full() else {
-        return Some(error(StatusCode::FORBIDDEN, "no `admin_token` is configured"));
-    };
-    let mut shown = request.headers().get_all(header::AUTHORIZATION).iter();
-    let shown =
-        shown.next().filter(|_| shown.next().is_none()).and_then(|shown| shown.as_bytes().strip_prefix(b"Bearer "));
-    let is_right = |shown| verify_slices_are_equal(shown, token.expose().as_bytes()).is_ok();
-    if shown.is_some_and(is_right) {
-        return None;
-    }
-    let mut refusal = error(StatusCode::UNAUTHORIZED, "show the `admin_token`");
-    refusal.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-    Some(refusal)
-}
-
 async fn entry(request: Request<Incoming>) -> Result<Entry, (StatusCode, String)> {
     let is_json = request.headers().get(header::CONTENT_TYPE).is_some_and(|it| it == "application/json");
     if !is_json {
@@ -94,8 +76,4 @@ fn failed(failure: &ChangeError) -> Response<Full<Bytes>> {
     };
     tracing::error!(error = %failure, "the deny-list could not be changed");
     error(status, &failure.to_string())
-}
-
-fn error(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
-    answer(status, &json!({ "error": message }))
 }

@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod head;
 pub mod http1;
 pub mod listener;
+mod operator;
 pub mod probe;
 pub mod sql;
 pub mod tls;

@@ -162,6 +162,11 @@ impl Issuers {
         self.signing.iter().map(|(name, issuer)| (name.as_str(), issuer.keys.state()))
     }
 
+    /// The keys that each issuer's tokens are verified by now.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, Option<Arc<KeySet>>)> {
+        self.signing.iter().map(|(name, issuer)| (name.as_str(), issuer.keys.keys()))
+    }
+
     /// How each issuer that is asked answers, whatever the tokens begin with.
     pub fn introspections(&self) -> BTreeMap<&str, IntrospectionState> {
         let mut sums: BTreeMap<&str, IntrospectionState> = BTreeMap::new();

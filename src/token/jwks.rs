@@ -79,6 +79,15 @@ impl KeySet {
         Ok(set)
     }
 
+    /// Each key by its name and what it is for, and why others were left out.
+    pub fn told(&self) -> serde_json::Value {
+        let keys = self.keys.iter().map(|key| {
+            let algorithm = key.algorithm.map(|algorithm| format!("{algorithm:?}"));
+            serde_json::json!({ "kid": key.kid, "alg": algorithm, "thumbprint": URL_SAFE_NO_PAD.encode(key.thumbprint) })
+        });
+        serde_json::json!({ "keys": keys.collect::<Vec<_>>(), "skipped": self.skipped })
+    }
+
     /// The keys a token with this `kid` and algorithm may be signed with. Without `kid`, only the set's only key.
     pub(super) fn find<'a>(&'a self, kid: Option<&'a str>, algorithm: Algorithm) -> impl Iterator<Item = &'a Key> {
         let only = self.keys.len() == 1;

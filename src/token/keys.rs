@@ -150,6 +150,11 @@ impl KeyRing {
         RingState { age, fetched: state.attempts.saturating_sub(state.failures), failed: state.failures }
     }
 
+    /// The keys that tokens are verified by now, if there are any.
+    pub fn keys(&self) -> Option<Arc<KeySet>> {
+        self.shared.state.borrow().current(&self.settings).cloned()
+    }
+
     /// Waits for the first fetch to end, well or badly.
     pub async fn first_attempt(&self) {
         let mut state = self.shared.state.subscribe();

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "what was run and what was skipped is said aloud")]
 
+mod admin;
 mod agreement;
 mod authoring;
 mod cases;
