@@ -199,14 +199,16 @@ fn misses(explanation: &Explanation, side: Side) -> Vec<String> {
 
 fn facts(stage: Stage, record: &RecordLine) -> Vec<String> {
     let fact = |name: &str, value: &Option<String>| value.as_ref().map(|value| format!("{name} {value}"));
+    let limit = || fact("limit", &record.limit).filter(|_| Stage::of_code(&record.code) == Some(stage));
     let facts = match stage {
         Stage::Request if record.method.is_empty() => Vec::new(),
-        Stage::Request => vec![Some(format!("{} {}", record.method, record.path))],
+        Stage::Request => vec![Some(format!("{} {}", record.method, record.path)), limit()],
         Stage::Token => vec![
             fact("issuer", &record.issuer),
             fact("agent", &record.agent),
             fact("user", &record.user),
             fact("app", &record.app),
+            limit(),
         ],
         Stage::Route => vec![record.route.clone(), fact("store", &record.store)],
         Stage::Mapping => vec![
@@ -216,7 +218,7 @@ fn facts(stage: Stage, record: &RecordLine) -> Vec<String> {
         ],
         Stage::Policy if record.policies.is_empty() => Vec::new(),
         Stage::Policy => vec![Some(format!("by {}", record.policies.join(", ")))],
-        Stage::Upstream => Vec::new(),
+        Stage::Upstream => vec![fact("to", &record.upstream)],
     };
     facts.into_iter().flatten().collect()
 }

@@ -46,6 +46,10 @@ pub struct RecordLine {
     pub resource: Option<String>,
     /// What was missing.
     pub missing: Option<String>,
+    /// The limit that was used up.
+    pub limit: Option<String>,
+    /// The upstream that it was for, where that is not the usual one.
+    pub upstream: Option<String>,
     /// The store whose policies decided.
     pub store: Option<String>,
     /// The policies that decided.
