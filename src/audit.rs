@@ -97,6 +97,9 @@ pub struct Record {
     /// The peer's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
+    /// The trusted proxy that it came through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// The route's methods and path template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<Arc<str>>,

@@ -172,6 +172,13 @@ impl Visit {
         if self.gate.under_way.load(Ordering::Relaxed) > snapshot.limits.requests_max {
             return Err(Refusal::Overloaded);
         }
+        let from = head.peer.map(|peer| peer.ip());
+        let client = from.map(|peer| snapshot.proxies.client(peer, head.headers)).transpose()?;
+        if client != from {
+            self.record.via = self.record.peer.take();
+            self.record.peer = client.map(|client| client.to_string());
+        }
+        let head = &Head { peer: client.map(|client| SocketAddr::new(client, 0)), ..*head };
         let inbound = Inbound::parse(head, &snapshot.limits)?;
         // What names no host is not any that a route names.
         let host = snapshot.routes.depends_on_host().then(|| inbound.host().ok().flatten()).flatten();
@@ -179,7 +186,7 @@ impl Visit {
         let found = found.map_err(RequestError::from)?;
         self.record.route = found.as_ref().map(|found| found.route.name().clone());
         let route = found.as_ref().map(|found| found.route.name());
-        let asker = Asker { peer: head.peer.map(|peer| peer.ip()), route, ..Asker::default() };
+        let asker = Asker { peer: client, route, ..Asker::default() };
         snapshot.rates.admit_peer(&asker).await?;
         let now = self.gate.clock.now();
         let presented = Presented::of(&inbound)?;

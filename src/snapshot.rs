@@ -10,7 +10,7 @@ use crate::{
     forward::{Identity, Upstreams},
     limit::{RatePlan, Rates},
     policy::{shadow::Candidate, stores::Stores},
-    request::{Limits, route::RouteTable},
+    request::{Limits, forwarded::TrustedProxies, route::RouteTable},
     token::{
         Issuers, Trust,
         cache::{CacheLimits, TokenCache},
@@ -33,6 +33,8 @@ pub struct Blueprint {
     pub text: Arc<str>,
     /// Bounds on requests.
     pub limits: Limits,
+    /// Who is believed of where requests come from.
+    pub proxies: TrustedProxies,
     /// How often somebody may ask.
     pub rates: Vec<RatePlan>,
     /// Whom it trusts.
@@ -66,6 +68,7 @@ pub struct Snapshot {
     pub(crate) version: u64,
     text: Arc<str>,
     pub(crate) limits: Limits,
+    pub(crate) proxies: TrustedProxies,
     pub(crate) rates: Rates,
     pub(crate) issuers: Issuers,
     /// Shared by the versions that follow each other: each has its own entries in it.
@@ -95,6 +98,7 @@ impl Blueprint {
             text: self.text,
             version: before.map_or(0, |before| before.version.saturating_add(1)),
             limits: self.limits,
+            proxies: self.proxies,
             rates: Rates::start(self.rates, outside, before.map(|before| &before.rates)),
             issuers: Issuers::start(self.trust, outside, before.map(|before| &before.issuers)),
             subjects: subjects.cloned().unwrap_or_else(|| TokenCache::new(self.cache)),

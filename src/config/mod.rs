@@ -39,7 +39,11 @@ use crate::{
     forward::{Identity, IdentityConfig, UpstreamConfig, Upstreams},
     limit::{self, CountersConfig, RateConfig},
     policy::{Ids, PolicyFiles, Warning, shadow::ShadowConfig, stores::StoreConfig},
-    request::{Limits, route::RouteTable},
+    request::{
+        Limits,
+        forwarded::{TrustedProxies, TrustedProxiesConfig},
+        route::RouteTable,
+    },
     snapshot::Blueprint,
     token::{Trust, cache::CacheLimits, issuer::IssuerConfig},
 };
@@ -95,6 +99,8 @@ pub struct Config {
     pub records: RecordsConfig,
     /// Policies that are asked beside those in force and decide nothing. Default none.
     pub shadow: Option<ShadowConfig>,
+    /// The proxies in front of the gate that are believed of where requests come from. Default none.
+    pub trusted_proxies: Option<TrustedProxiesConfig>,
     /// How often somebody may ask. Default: as often as they like.
     #[serde(default)]
     pub rates: Vec<RateConfig>,
@@ -283,6 +289,7 @@ impl Loaded {
         let loaded = problems.keep(
             PolicyFiles { files: &self.files, folder: &folder, ids }.load(&config.stores, config.shadow.as_ref()),
         );
+        let proxies = problems.keep(TrustedProxies::compile(config.trusted_proxies.as_ref()));
         let rates = problems.keep(limit::compile(&config.rates, config.counters.as_ref(), &self.files));
         let records = problems.keep(config.records.compile(&self.files));
         let types = loaded.as_ref().and_then(|loaded| {
@@ -301,6 +308,7 @@ impl Loaded {
             let blueprint = Blueprint {
                 text: self.source.text.as_str().into(),
                 limits: limits?,
+                proxies: proxies?,
                 rates: rates?,
                 trust: Trust { rules: issuers?, proofs: proofs?, denied: denied? },
                 cache: cache?,

@@ -137,6 +137,7 @@ impl Refusal {
         use {ClientError as C, MappingError as M, RequestError as R, TokenError as T, UpstreamError as U};
         let requests = [
             R::AmbiguousPath,
+            R::ForwardedInvalid,
             R::HeaderRepeated,
             R::FramingConflict,
             R::HostMissing,
@@ -302,6 +303,7 @@ impl Refusal {
 
 const fn request_row(error: RequestError) -> Row {
     match error {
+        RequestError::ForwardedInvalid => row(StatusCode::BAD_REQUEST, "forwarded_invalid"),
         RequestError::AmbiguousPath => row(StatusCode::BAD_REQUEST, "ambiguous_path"),
         RequestError::HeaderRepeated => row(StatusCode::BAD_REQUEST, "header_repeated"),
         RequestError::FramingConflict => row(StatusCode::BAD_REQUEST, "framing_conflict"),

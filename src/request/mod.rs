@@ -3,6 +3,7 @@
 //! A door fills in a [`Head`]; [`Inbound::parse`] is the only way onward. Ambiguous input is refused, never
 //! repaired, so what is authorised is byte for byte what is forwarded.
 
+pub mod forwarded;
 pub mod framing;
 pub mod headers;
 pub mod path;
@@ -81,6 +82,9 @@ pub enum RequestError {
     /// Message length or line endings can be read in more than one way.
     #[error("the message framing has more than one reading")]
     FramingConflict,
+    /// A trusted proxy does not say where the request comes from.
+    #[error("a proxy does not say which address the request comes from")]
+    ForwardedInvalid,
     /// HTTP/1.1 without `Host`.
     #[error("`Host` is missing")]
     HostMissing,

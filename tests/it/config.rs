@@ -334,6 +334,24 @@ fn upstreams_that_nobody_has_or_nobody_chooses_are_errors() {
 }
 
 #[test]
+fn proxies_that_would_be_everybody_are_errors() {
+    let with_proxies = |addresses: &str| {
+        let text = format!("listen: 127.0.0.1:8080\ntrusted_proxies: {{ addresses: {addresses} }}\n");
+        problems_of(&MINIMAL.replace("listen: 127.0.0.1:8080\n", &text))
+    };
+    assert_eq!(with_proxies("[10.0.0.0/8, '2001:db8::/32', 192.0.2.1, '::1']"), "");
+    for (addresses, said) in [
+        ("[0.0.0.0/0]", "everybody would be believed"),
+        ("['::/0']", "everybody would be believed"),
+        ("[10.0.0.0/33]", "is not an address or a network"),
+        ("[proxy.example]", "is not an address or a network"),
+        ("[]", "no address of a proxy"),
+    ] {
+        assert!(with_proxies(addresses).contains(said), "{addresses}");
+    }
+}
+
+#[test]
 fn hosts_of_routes_are_hosts_and_the_upstream_sees_them() {
     let with_hosts = |hosts: &str, upstream: &str| {
         let text = MINIMAL.replace("  - methods:", &format!("  - hosts: {hosts}\n    methods:"));

@@ -107,6 +107,7 @@ fn every_setting_is_described() {
         "src/forward/identity.rs",
         "src/forward/upstream.rs",
         "src/limit/config.rs",
+        "src/request/forwarded.rs",
         "src/config/records.rs",
         "src/policy/shadow.rs",
         "src/policy/stores.rs",
@@ -138,6 +139,7 @@ fn every_code_is_described_with_its_status() {
 fn every_field_of_a_record_is_described() {
     let full = Record {
         peer: Some(String::new()),
+        via: Some(String::new()),
         route: Some("".into()),
         issuer: Some("".into()),
         agent: Some("".into()),
