@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
-use crate::request::{Head, headers::is_for_one_hop};
+use crate::request::{
+    Head,
+    headers::{is_for_one_hop, nominates},
+};
 
 /// Fields that a head may have.
 const FIELDS_MAX: usize = 256;
@@ -105,10 +108,7 @@ impl Call {
 
     /// All values of the field of this name as one, unless it is for the next hop alone (RFC 9110 section 7.6.1).
     pub fn passed_on(&self, name: &HeaderName) -> Option<String> {
-        let options = self.headers.get_all(header::CONNECTION).iter();
-        let mut options = options.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        let is_nominated = options.any(|it| it.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()));
-        if is_nominated || is_for_one_hop(name) || !self.has(name) {
+        if nominates(&self.headers, name) || is_for_one_hop(name) || !self.has(name) {
             return None;
         }
         let values = self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));

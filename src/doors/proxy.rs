@@ -1,14 +1,17 @@
 //! The reverse proxy: an HTTP door on pingora. What is allowed goes to the upstream, byte for byte the target that
 //! was authorised; what is not is answered here.
 
+use std::io;
+
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderName, header};
+use http::{HeaderName, StatusCode, header};
 use pingora_core::{
     Error, ErrorSource,
     ErrorType::{
         ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ConnectionClosed, InternalError, InvalidCert,
-        ReadError, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError, WriteTimedout,
+        InvalidHTTPHeader, ReadError, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError,
+        WriteTimedout,
     },
     Result,
     upstreams::peer::HttpPeer,
@@ -21,7 +24,11 @@ use crate::{
     forward::Obligations,
     pipeline::{Gate, Visit},
     refusal::{ClientError, Refusal, UpstreamError},
-    request::Head,
+    request::{
+        Head,
+        headers::{is_for_one_hop, nominates},
+        upgrade::names_websocket,
+    },
 };
 
 /// The door.
@@ -63,6 +70,10 @@ impl ProxyHttp for ProxyDoor {
         let timeout = passage.visit.limits().client_timeout;
         session.set_read_timeout(Some(timeout));
         session.set_write_timeout(Some(timeout));
+        // pingora looks for it in the first `Connection` alone.
+        if nominates(&session.req_header().headers, &HeaderName::from_static("close")) {
+            session.set_keepalive(None);
+        }
         Ok(())
     }
 
@@ -134,6 +145,37 @@ impl ProxyHttp for ProxyDoor {
         Ok(())
     }
 
+    /// Leaves the client nothing of an answer that was for this hop alone, or that only the upstream is told. pingora frames
+    /// what it sends by the length or coding that stays.
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
+        let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
+        let asked = session.as_downstream().as_http1().is_some_and(|h1| h1.is_upgrade_req());
+        if switches && !(asked && names_websocket(&session.req_header().headers) && names_websocket(&response.headers))
+        {
+            return Error::e_explain(InvalidHTTPHeader, "another protocol than was asked for").map_err(|e| e.into_up());
+        }
+        let headers = &response.headers;
+        let is_for_us = |name: &HeaderName| {
+            let frames = name == header::TRANSFER_ENCODING || name == header::CONTENT_LENGTH;
+            !frames && (nominates(headers, name) || is_for_one_hop(name)) || obligations.hides(name)
+        };
+        let removed: Vec<HeaderName> = headers.keys().filter(|name| is_for_us(name)).cloned().collect();
+        for name in removed {
+            response.remove_header(&name);
+        }
+        if switches {
+            response.insert_header(header::CONNECTION, "Upgrade")?;
+            response.insert_header(header::UPGRADE, "websocket")?;
+        }
+        Ok(())
+    }
+
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Passage) -> FailToProxy {
         let refusal = refusal_of(error);
         passage.visit.fail(&refusal);
@@ -168,9 +210,10 @@ fn certificate(session: &Session) -> Option<[u8; 32]> {
     session.digest()?.ssl_digest.as_ref()?.cert_digest.as_slice().try_into().ok()
 }
 
-/// The answer that was begun, if any: 100 Continue and its like are none.
+/// The answer that was begun, if any: 100 Continue and its like are none. After 101 there is no other.
 fn final_response(session: &Session) -> Option<&ResponseHeader> {
-    session.response_written().filter(|response| !response.status.is_informational())
+    let is_final = |status: StatusCode| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
+    session.response_written().filter(|response| is_final(response.status))
 }
 
 /// Answers with a refusal. A request body that was not read closes the connection, which pingora sees to.
@@ -201,12 +244,19 @@ async fn answer(session: &mut Session, refusal: &Refusal, passage: &Passage) -> 
     Ok(())
 }
 
+/// Whether the body was stopped for how it is framed.
+fn is_misframed(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
+}
+
 /// What an error between admission and the end of the answer comes to.
 fn refusal_of(error: &Error) -> Refusal {
     let kind = error.etype();
     match error.esource() {
         ErrorSource::Downstream => match kind {
             ReadTimedout => ClientError::BodyTimedOut.into(),
+            ReadError if is_misframed(error) => ClientError::RequestInvalid.into(),
             WriteError | ReadError | ConnectionClosed | WriteTimedout => ClientError::Gone.into(),
             _ => ClientError::RequestInvalid.into(),
         },

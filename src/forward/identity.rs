@@ -164,13 +164,13 @@ impl Identity {
         if name == header::COOKIE {
             return !self.forward_cookies;
         }
-        let starts_like = |prefix: &str| {
-            name.as_str().len() >= prefix.len() && same(name.as_str().bytes().take(prefix.len()), prefix)
-        };
-        starts_like(OURS)
-            || EARLIER_HOPS.iter().any(|hop| starts_like(hop))
+        self.is_ours(name)
+            || EARLIER_HOPS.iter().any(|hop| starts_like(name, hop))
             || MISLEADING.iter().any(|misleading| same(name.as_str().bytes(), misleading))
-            || self.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
+    }
+
+    fn is_ours(&self, name: &HeaderName) -> bool {
+        starts_like(name, OURS) || self.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
     }
 
     /// What is owed for an allowed request that goes to `upstream`.
@@ -197,10 +197,19 @@ impl Obligations {
         self.identity.removes(name)
     }
 
+    /// Whether a field of this name is between the upstream and us: the client is not to see it in an answer.
+    pub fn hides(&self, name: &HeaderName) -> bool {
+        self.identity.is_ours(name)
+    }
+
     /// The fields to set afterwards.
     pub fn set(&self) -> &[(HeaderName, HeaderValue)] {
         &self.set
     }
+}
+
+fn starts_like(name: &HeaderName, prefix: &str) -> bool {
+    name.as_str().len() >= prefix.len() && same(name.as_str().bytes().take(prefix.len()), prefix)
 }
 
 fn header_value(text: &str) -> Option<HeaderValue> {

@@ -8,8 +8,7 @@ use super::RequestError;
 /// Checks the raw head `wire`, of which `headers` are the parsed fields and `target` the parsed target.
 ///
 /// # Errors
-/// [`RequestError::AmbiguousPath`] when the target on the wire is not, byte for byte, the one that was parsed. (A blank
-/// in the target is out of sight here: the HTTP library writes it as `%20` first, and so it is authorised and sent.)
+/// [`RequestError::AmbiguousPath`] when the target on the wire is not, byte for byte, the one that was parsed.
 /// [`RequestError::FramingConflict`] for a line feed without carriage return, `Content-Length` that is not plain
 /// digits or stands beside `Transfer-Encoding` (RFC 9112 section 6.1), and any transfer coding but `chunked`.
 pub fn check(wire: &[u8], target: &[u8], headers: &HeaderMap) -> Result<(), RequestError> {
@@ -46,11 +45,16 @@ fn target_on(wire: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn has_field(wire: &[u8], name: &[u8]) -> bool {
-    wire.split(|&byte| byte == b'\n').any(|line| {
-        line.get(name.len()) == Some(&b':')
-            && line.get(..name.len()).is_some_and(|found| found.eq_ignore_ascii_case(name))
+/// What follows the first of this name that begins a line of `wire`.
+pub fn field<'a>(wire: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    wire.split(|&byte| byte == b'\n').find_map(|line| {
+        let (found, value) = line.split_at_checked(name.len())?;
+        value.strip_prefix(b":").filter(|_| found.eq_ignore_ascii_case(name)).map(<[u8]>::trim_ascii)
     })
+}
+
+fn has_field(wire: &[u8], name: &[u8]) -> bool {
+    field(wire, name).is_some()
 }
 
 #[cfg(test)]

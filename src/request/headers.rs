@@ -28,11 +28,15 @@ pub struct Unclear;
 /// servers.
 pub fn forwarded<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Vec<&'a HeaderValue>, Unclear> {
     let has_twin = headers.keys().any(|other| other != name && same(other.as_str().bytes(), name.as_str()));
-    let nominated = headers.get_all(header::CONNECTION).iter().any(|value| {
+    if has_twin || nominates(headers, name) { Err(Unclear) } else { Ok(headers.get_all(name).iter().collect()) }
+}
+
+/// Whether `Connection` names this, as an option or as a field that is for the next hop alone.
+pub fn nominates(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|value| {
         let mut named = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         named.any(|named| named.eq_ignore_ascii_case(name.as_str().as_bytes()))
-    });
-    if has_twin || nominated { Err(Unclear) } else { Ok(headers.get_all(name).iter().collect()) }
+    })
 }
 
 /// Whether a field of this name is for the next hop alone, so that it is never forwarded.

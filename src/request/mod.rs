@@ -3,12 +3,15 @@
 //! A door fills in a [`Head`]; [`Inbound::parse`] is the only way onward. Ambiguous input is refused, never
 //! repaired, so what is authorised is byte for byte what is forwarded.
 
+pub mod chunks;
 pub mod forwarded;
 pub mod framing;
 pub mod headers;
 pub mod path;
 pub mod query;
 pub mod route;
+pub mod syntax;
+pub mod upgrade;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -85,6 +88,9 @@ pub enum RequestError {
     /// A trusted proxy does not say where the request comes from.
     #[error("a proxy does not say which address the request comes from")]
     ForwardedInvalid,
+    /// Some servers would see an upgrade, and some would not.
+    #[error("the request to upgrade the connection has more than one reading")]
+    UpgradeUnclear,
     /// HTTP/1.1 without `Host`.
     #[error("`Host` is missing")]
     HostMissing,
@@ -123,6 +129,7 @@ impl<'a> Inbound<'a> {
                 return Err(RequestError::HeadTooLarge);
             }
             framing::check(wire, head.target, head.headers)?;
+            upgrade::check(head.method, head.headers)?;
         }
         if only(head.headers, &header::HOST)?.is_none() && head.wire.is_some() {
             return Err(RequestError::HostMissing);

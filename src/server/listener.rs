@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    body::Body,
     head::{self, HeadLimits, NoHead},
     tls::{self, Accepting, CertificateDigest, Tls},
 };
@@ -54,12 +55,13 @@ impl Desk {
         &self,
         stream: TcpStream,
         accepting: Option<Arc<Accepting>>,
+        body: &Body,
     ) -> Option<(L4Stream, Option<Arc<SslDigest>>)> {
-        let Some(accepting) = accepting else { return Some((stream.into(), None)) };
+        let Some(accepting) = accepting else { return Some((body.over(stream).into(), None)) };
         match timeout(self.limits().duration_max, tls::accept(&accepting, stream)).await {
             Ok(Ok((stream, certificate))) => {
                 let known = |digest: CertificateDigest| Arc::new(SslDigest::new("", "", None, None, digest.into()));
-                Some((stream.into(), certificate.map(known)))
+                Some((body.over(stream).into(), certificate.map(known)))
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no TLS handshake");
@@ -174,11 +176,11 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
     }
     let peer = stream.peer_addr().ok();
     let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    let mut tls = desk.tls.subscribe();
+    let (mut tls, body) = (desk.tls.subscribe(), Body::default());
     let accepting = tls.borrow_and_update().clone();
     let opened = tokio::select! {
         biased;
-        opened = desk.open(stream, accepting) => opened,
+        opened = desk.open(stream, accepting, &body) => opened,
         _ = stopped.changed() => return,
     };
     let Some((mut stream, certificate)) = opened else { return };
@@ -195,7 +197,10 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
             return;
         }
         match head {
-            Ok(head) => stream.rewind(&head),
+            Ok(head) => match body.begin(&head) {
+                Ok(()) => stream.rewind(&head),
+                Err(error) => return turn_away(stream, desk.gate.refuse(peer, &error.into())).await,
+            },
             Err(NoHead::Nothing) => return,
             Err(NoHead::TimedOut) => {
                 return turn_away(stream, desk.gate.refuse(peer, &RequestError::HeadTimedOut.into())).await;

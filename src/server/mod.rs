@@ -1,6 +1,7 @@
 //! Sockets: where the house listens and dials. With the doors, the only place that knows pingora and hyper.
 
 pub mod admin;
+pub mod body;
 pub mod counters;
 mod deny_list;
 pub mod fetch;

@@ -16,7 +16,7 @@ use crate::{
     wire,
 };
 
-fn corpus(name: &str) -> Option<PathBuf> {
+pub(crate) fn corpus(name: &str) -> Option<PathBuf> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/corpora").join(name);
     if !path.exists() {
         println!("SKIPPED: no {}", path.display());
@@ -25,11 +25,11 @@ fn corpus(name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn lines(path: &PathBuf) -> Vec<Value> {
+pub(crate) fn lines(path: &PathBuf) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn text<'a>(row: &'a Value, name: &str) -> &'a str {
+pub(crate) fn text<'a>(row: &'a Value, name: &str) -> &'a str {
     row[name].as_str().unwrap_or_default()
 }
 
@@ -144,11 +144,14 @@ async fn no_target_reaches_another_users_data() {
     let token = house::key("agents").sign(&house::claims()).unwrap();
     let rows = lines(&folder.join("attack_paths_given.jsonl"));
     let (mut forwarded, mut wrong) = (0, Vec::new());
-    for row in &rows {
+    let bearer = ("authorization".to_owned(), format!("Bearer {token}"));
+    let upgrade =
+        [("upgrade", "websocket"), ("connection", "upgrade")].map(|(name, value)| (name.into(), value.into()));
+    let plain_and_upgrade = [vec![bearer.clone()], [vec![bearer], upgrade.into()].concat()];
+    for (row, fields) in rows.iter().flat_map(|row| plain_and_upgrade.iter().map(move |fields| (row, fields))) {
         let target = text(row, "target");
-        let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
         let before = house.service.received();
-        let (answer, _) = house.ask(&wire::request("GET", target, &fields)).await;
+        let (answer, _) = house.ask(&wire::request("GET", target, fields)).await;
         if house.service.received() == before {
             continue;
         }
@@ -158,7 +161,7 @@ async fn no_target_reaches_another_users_data() {
             wrong.push(format!("{target} as {reached}"));
         }
     }
-    println!("{} targets, {forwarded} of them the caller's own data", rows.len());
+    println!("{} targets, each also as an upgrade, {forwarded} of all of them the caller's own data", rows.len());
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 

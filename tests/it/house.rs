@@ -207,7 +207,12 @@ impl House {
 
     /// A gate of `config` in front of `upstream`.
     pub(crate) async fn build_for(config: &str, upstream: &str) -> Self {
-        Self::at_work(Self::load(Some(config), &[]), house_service().await, upstream.to_owned(), NOW).await
+        Self::before(Self::load(Some(config), &[]), upstream).await
+    }
+
+    /// A gate of `loaded` in front of `upstream`.
+    pub(crate) async fn before(loaded: Loaded, upstream: &str) -> Self {
+        Self::at_work(loaded, house_service().await, upstream.to_owned(), NOW).await
     }
 
     /// A gate of `loaded` with addresses of its own, in front of a service of its own.
