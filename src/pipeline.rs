@@ -21,7 +21,7 @@ use crate::{
     limit::Asker,
     metrics::Metrics,
     policy::{DenyReason, Explanation, PolicyNote},
-    refusal::{Offered, Refusal},
+    refusal::{Offered, Refusal, Refused},
     request::{Head, Inbound, Limits, RequestError},
     shadow::Shadow,
     snapshot::{Current, Snapshot},
@@ -108,30 +108,7 @@ impl Gate {
         visit.record.decision = Outcome::Deny;
         visit.note_refusal(refusal);
         visit.answered(refusal.status().as_u16());
-        Refused { refusal: refusal.clone(), decision_id: visit.record.decision_id.clone() }
-    }
-}
-
-/// A refusal of what was never read, already recorded.
-#[derive(Debug)]
-pub struct Refused {
-    refusal: Refusal,
-    decision_id: String,
-}
-
-impl Refused {
-    /// The whole answer in HTTP/1.1, closing the connection.
-    pub fn http1(&self) -> String {
-        let (status, body) = (self.refusal.status(), self.refusal.problem(&self.decision_id).to_string());
-        let retry = self
-            .refusal
-            .retry_after()
-            .map_or_else(String::new, |after| format!("retry-after: {}\r\n", after.as_secs()));
-        format!(
-            "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n{retry}\
-             content-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        )
+        Refused::new(refusal.clone(), visit.record.decision_id.clone())
     }
 }
 

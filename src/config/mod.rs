@@ -2,6 +2,7 @@
 //! has. Each room owns the section beside the code that it configures.
 
 mod agreement;
+pub mod limits;
 pub mod records;
 mod schema;
 pub mod tls;
@@ -12,7 +13,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use cedar_policy::PolicyId;
@@ -21,6 +21,7 @@ use serde::Deserialize;
 
 pub use self::schema::schema;
 use self::{
+    limits::LimitsConfig,
     records::RecordsConfig,
     tls::{TlsConfig, TlsFiles},
 };
@@ -40,12 +41,11 @@ use crate::{
     limit::{self, CountersConfig, RateConfig},
     policy::{Ids, PolicyFiles, Warning, shadow::ShadowConfig, stores::StoreConfig},
     request::{
-        Limits,
         forwarded::{TrustedProxies, TrustedProxiesConfig},
         route::RouteTable,
     },
     snapshot::Blueprint,
-    token::{Trust, cache::CacheLimits, issuer::IssuerConfig},
+    token::{Trust, issuer::IssuerConfig},
 };
 
 /// The whole file.
@@ -136,26 +136,6 @@ pub struct AllowedWarning {
     pub of: Option<Spanned<String>>,
     /// Why it is as it should be.
     pub reason: Spanned<String>,
-}
-
-/// The section `limits`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// Bytes of a request head. Default 32768.
-    pub head_bytes_max: Option<Spanned<usize>>,
-    /// Bytes of a request target. Default 4096.
-    pub target_bytes_max: Option<Spanned<usize>>,
-    /// Open connections. Default 10000.
-    pub connections_max: Option<Spanned<usize>>,
-    /// Requests under way. Default 10000.
-    pub requests_max: Option<Spanned<usize>>,
-    /// Tokens that are remembered. Default 30000.
-    pub tokens_cached_max: Option<Spanned<u64>>,
-    /// Bytes that are remembered of tokens, estimated. Default 134217728.
-    pub token_cache_bytes_max: Option<Spanned<u64>>,
-    /// Milliseconds for a request head, between two reads of a body, and between two writes. Default 30000.
-    pub client_timeout_ms: Option<Spanned<u64>>,
 }
 
 /// A file that was read but not compiled.
@@ -375,44 +355,5 @@ impl Loaded {
             );
         }
         problems.into_result(Some((mapping, table)))
-    }
-}
-
-impl LimitsConfig {
-    fn cache_limits(&self) -> Result<CacheLimits, Problems> {
-        let mut problems = Problems::default();
-        let default = CacheLimits::default();
-        let tokens = bounded(self.tokens_cached_max.as_ref(), "tokens_cached_max", default.tokens_max, 1..=10_000_000);
-        let bytes = bounded(
-            self.token_cache_bytes_max.as_ref(),
-            "token_cache_bytes_max",
-            default.bytes_max,
-            65_536..=68_719_476_736,
-        );
-        let limits = problems.keep(tokens).zip(problems.keep(bytes));
-        problems.into_result(limits.map(|(tokens_max, bytes_max)| CacheLimits { tokens_max, bytes_max }))
-    }
-
-    fn request_limits(&self) -> Result<Limits, Problems> {
-        let mut problems = Problems::default();
-        let default = Limits::default();
-        let mut bytes = |value: &Option<Spanned<usize>>, name, default| {
-            problems.keep(bounded(value.as_ref(), name, default, 256..=1024 * 1024))
-        };
-        let head = bytes(&self.head_bytes_max, "head_bytes_max", default.head_bytes_max);
-        let target = bytes(&self.target_bytes_max, "target_bytes_max", default.target_bytes_max);
-        let timeout =
-            problems.keep(bounded(self.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
-        let requests =
-            problems.keep(bounded(self.requests_max.as_ref(), "requests_max", default.requests_max, 1..=1_000_000));
-        let limits = (|| {
-            Some(Limits {
-                requests_max: requests?,
-                head_bytes_max: head?,
-                target_bytes_max: target?,
-                client_timeout: Duration::from_millis(timeout?),
-            })
-        })();
-        problems.into_result(limits)
     }
 }

@@ -4,6 +4,7 @@
 //! what a policy's author wrote for it.
 
 mod challenge;
+mod refused;
 mod stage;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use http::StatusCode;
 
 pub use self::{
     challenge::{Challenge, Offered},
+    refused::Refused,
     stage::Stage,
 };
 

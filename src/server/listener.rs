@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     doors::proxy::ProxyDoor,
-    pipeline::{Gate, Refused},
-    refusal::Refusal,
+    pipeline::Gate,
+    refusal::{Refusal, Refused},
     request::RequestError,
 };
 

@@ -95,6 +95,7 @@ fn every_setting_is_described() {
     };
     let files = [
         "src/config/mod.rs",
+        "src/config/limits.rs",
         "src/config/tls.rs",
         "src/token/issuer.rs",
         "src/entities/clients.rs",

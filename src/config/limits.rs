@@ -1,0 +1,74 @@
+//! The section `limits`: bounds on what clients may send, and on what is remembered of it.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{
+    base::{
+        problem::{Problems, bounded},
+        spanned::Spanned,
+    },
+    request::Limits,
+    token::cache::CacheLimits,
+};
+
+/// The section `limits`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Bytes of a request head. Default 32768.
+    pub head_bytes_max: Option<Spanned<usize>>,
+    /// Bytes of a request target. Default 4096.
+    pub target_bytes_max: Option<Spanned<usize>>,
+    /// Open connections. Default 10000.
+    pub connections_max: Option<Spanned<usize>>,
+    /// Requests under way. Default 10000.
+    pub requests_max: Option<Spanned<usize>>,
+    /// Tokens that are remembered. Default 30000.
+    pub tokens_cached_max: Option<Spanned<u64>>,
+    /// Bytes that are remembered of tokens, estimated. Default 134217728.
+    pub token_cache_bytes_max: Option<Spanned<u64>>,
+    /// Milliseconds for a request head, between two reads of a body, and between two writes. Default 30000.
+    pub client_timeout_ms: Option<Spanned<u64>>,
+}
+
+impl LimitsConfig {
+    pub(super) fn cache_limits(&self) -> Result<CacheLimits, Problems> {
+        let mut problems = Problems::default();
+        let default = CacheLimits::default();
+        let tokens = bounded(self.tokens_cached_max.as_ref(), "tokens_cached_max", default.tokens_max, 1..=10_000_000);
+        let bytes = bounded(
+            self.token_cache_bytes_max.as_ref(),
+            "token_cache_bytes_max",
+            default.bytes_max,
+            65_536..=68_719_476_736,
+        );
+        let limits = problems.keep(tokens).zip(problems.keep(bytes));
+        problems.into_result(limits.map(|(tokens_max, bytes_max)| CacheLimits { tokens_max, bytes_max }))
+    }
+
+    pub(super) fn request_limits(&self) -> Result<Limits, Problems> {
+        let mut problems = Problems::default();
+        let default = Limits::default();
+        let mut bytes = |value: &Option<Spanned<usize>>, name, default| {
+            problems.keep(bounded(value.as_ref(), name, default, 256..=1024 * 1024))
+        };
+        let head = bytes(&self.head_bytes_max, "head_bytes_max", default.head_bytes_max);
+        let target = bytes(&self.target_bytes_max, "target_bytes_max", default.target_bytes_max);
+        let timeout =
+            problems.keep(bounded(self.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
+        let requests =
+            problems.keep(bounded(self.requests_max.as_ref(), "requests_max", default.requests_max, 1..=1_000_000));
+        let limits = (|| {
+            Some(Limits {
+                requests_max: requests?,
+                head_bytes_max: head?,
+                target_bytes_max: target?,
+                client_timeout: Duration::from_millis(timeout?),
+            })
+        })();
+        problems.into_result(limits)
+    }
+}
