@@ -96,7 +96,7 @@ impl App {
         compiled.tell();
         let servers = compiled.servers;
         let fetch = outbound()?;
-        let tls = Arc::new(Tls::new(servers.tls.as_ref()).map_err(StartError::Tls)?);
+        let tls = Arc::new(Tls::new(servers.tls.as_ref(), servers.http2).map_err(StartError::Tls)?);
         let data = bind(servers.listen).await?;
         let operators = bind(servers.admin).await?;
         let outside = Outside {
@@ -121,7 +121,7 @@ impl App {
             token: admin_token.clone(),
         };
         let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
-        let listener = Listener::start(data, tls.clone(), ProxyDoor::new(gate.clone()), servers.connections_max, open);
+        let listener = Listener::start(data, tls.clone(), ProxyDoor::new(gate.clone()), &servers, open);
         let listener = listener.map_err(unnamed(servers.listen))?;
         current.load().issuers().first_attempts().await;
         let works = Arc::new(Works { current, outside, tls, admin_token, servers });
@@ -187,7 +187,9 @@ impl Works {
             ("listen", before.listen != servers.listen),
             ("admin", before.admin != servers.admin),
             ("tls", before.tls.is_some() != servers.tls.is_some()),
+            ("http2", before.http2 != servers.http2),
             ("limits.connections_max", before.connections_max != servers.connections_max),
+            ("limits.streams_max", before.streams_max != servers.streams_max),
         ];
         match changed.iter().find(|(_, changed)| *changed) {
             Some((name, _)) => Err(Problem::new(format!("`{name}` cannot change while the gate runs"))

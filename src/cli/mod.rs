@@ -147,7 +147,8 @@ fn check(options: &CheckOptions) -> ExitCode {
         if !compiled.candidate_problems.0.is_empty() {
             return Err(Problems(compiled.candidate_problems.0));
         }
-        if let Some(Err(error)) = compiled.servers.tls.as_ref().map(tls::acceptor) {
+        let servers = &compiled.servers;
+        if let Some(Err(error)) = servers.tls.as_ref().map(|files| tls::acceptor(files, servers.http2)) {
             return Err(Problem::new(error).into());
         }
         let oddities = lint::oddities(&loaded.config, &compiled)

@@ -26,6 +26,8 @@ pub struct LimitsConfig {
     pub connections_max: Option<Spanned<usize>>,
     /// Requests under way. Default 10000.
     pub requests_max: Option<Spanned<usize>>,
+    /// Requests at once on a connection in HTTP/2. Default 100.
+    pub streams_max: Option<Spanned<usize>>,
     /// Tokens that are remembered. Default 30000.
     pub tokens_cached_max: Option<Spanned<u64>>,
     /// Bytes that are remembered of tokens, estimated. Default 134217728.

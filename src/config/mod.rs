@@ -5,6 +5,7 @@ mod agreement;
 pub mod limits;
 pub mod records;
 mod schema;
+pub mod servers;
 pub mod tls;
 mod trust;
 
@@ -19,17 +20,13 @@ use cedar_policy::PolicyId;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use self::schema::schema;
-use self::{
-    limits::LimitsConfig,
-    records::RecordsConfig,
-    tls::{TlsConfig, TlsFiles},
-};
+use self::{limits::LimitsConfig, records::RecordsConfig, servers::Http2, tls::TlsConfig};
+pub use self::{schema::schema, servers::Servers};
 use crate::{
     base::{
         files::Files,
-        problem::{Problem, Problems, Source, bounded},
-        secret::{Secret, SecretSource},
+        problem::{Problem, Problems, Source},
+        secret::SecretSource,
         sights::Sights,
         spanned::Spanned,
     },
@@ -57,6 +54,8 @@ pub struct Config {
     pub listen: Spanned<SocketAddr>,
     /// How agents connect by TLS. Without it they connect in the clear.
     pub tls: Option<TlsConfig>,
+    /// Whether agents may speak HTTP/2. Default accepted.
+    pub http2: Option<Spanned<Http2>>,
     /// Where operators connect: health and metrics. Default 127.0.0.1:9901.
     pub admin: Option<Spanned<SocketAddr>>,
     /// What operators must show to see the configuration and the deny-list, and to change that. Without it nobody can.
@@ -174,21 +173,6 @@ impl Compiled {
             tracing::error!("the candidate policies are not asked\n{}", self.candidate_problems);
         }
     }
-}
-
-/// Where to listen, and how.
-#[derive(Clone, Debug)]
-pub struct Servers {
-    /// Where agents connect.
-    pub listen: SocketAddr,
-    /// How agents connect by TLS.
-    pub tls: Option<TlsFiles>,
-    /// Where operators connect.
-    pub admin: SocketAddr,
-    /// What operators must show to see and change the deny-list.
-    pub admin_token: Option<Secret>,
-    /// Open connections.
-    pub connections_max: usize,
 }
 
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9901);
@@ -312,26 +296,6 @@ impl Loaded {
             })
         })();
         problems.into_result(compiled)
-    }
-
-    fn servers(&self) -> Result<Servers, Problems> {
-        let mut problems = Problems::default();
-        let limits = &self.config.limits;
-        let connections_max =
-            problems.keep(bounded(limits.connections_max.as_ref(), "connections_max", 10_000, 1..=1_000_000));
-        let admin_token =
-            problems.keep(self.config.admin_token.as_ref().map(|token| token.read(&self.files)).transpose());
-        let tls = problems.keep(self.config.tls.as_ref().map(|tls| tls.read(&self.files)).transpose());
-        let servers = (|| {
-            Some(Servers {
-                listen: self.config.listen.value,
-                tls: tls?,
-                admin: self.config.admin_address(),
-                admin_token: admin_token?,
-                connections_max: connections_max?,
-            })
-        })();
-        problems.into_result(servers)
     }
 
     fn routes(&self, types: Types) -> Result<(Mapping, RouteTable<RoutePlan>), Problems> {

@@ -1,7 +1,7 @@
 //! The reverse proxy: an HTTP door on pingora. What is allowed goes to the upstream, byte for byte the target that
 //! was authorised; what is not is answered here.
 
-use std::io;
+use std::{io, net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,9 +9,9 @@ use http::{HeaderName, StatusCode, header};
 use pingora_core::{
     Error, ErrorSource,
     ErrorType::{
-        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ConnectionClosed, InternalError, InvalidCert,
-        InvalidHTTPHeader, ReadError, ReadTimedout, SocketError, TLSHandshakeFailure, TLSHandshakeTimedout, WriteError,
-        WriteTimedout,
+        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ConnectionClosed, H2Error, InternalError,
+        InvalidCert, InvalidHTTPHeader, ReadError, ReadTimedout, SocketError, TLSHandshakeFailure,
+        TLSHandshakeTimedout, WriteError, WriteTimedout,
     },
     Result,
     upstreams::peer::HttpPeer,
@@ -20,7 +20,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::{
-    doors::resolve::Resolver,
+    doors::{pace::Pace, resolve::Resolver},
     forward::Obligations,
     pipeline::{Gate, Visit},
     refusal::{ClientError, Refusal, UpstreamError},
@@ -44,6 +44,16 @@ pub struct Passage {
     visit: Visit,
     /// Present from admission on: without it nothing is forwarded.
     obligations: Option<Obligations>,
+    /// How its body comes in, where pingora sets no bound on that.
+    pace: Option<Arc<Pace>>,
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        if self.pace.as_ref().is_some_and(|pace| pace.is_broken()) {
+            self.visit.fail(&ClientError::BodyTimedOut.into());
+        }
+    }
 }
 
 impl ProxyDoor {
@@ -63,13 +73,16 @@ impl ProxyHttp for ProxyDoor {
     type CTX = Passage;
 
     fn new_ctx(&self) -> Passage {
-        Passage { visit: self.gate.receive(), obligations: None }
+        Passage { visit: self.gate.receive(), obligations: None, pace: Pace::ours() }
     }
 
     async fn early_request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<()> {
         let timeout = passage.visit.limits().client_timeout;
         session.set_read_timeout(Some(timeout));
         session.set_write_timeout(Some(timeout));
+        if session.is_http2() {
+            return as_in_http1(session.req_header_mut());
+        }
         // pingora looks for it in the first `Connection` alone.
         if nominates(&session.req_header().headers, &HeaderName::from_static("close")) {
             session.set_keepalive(None);
@@ -78,17 +91,22 @@ impl ProxyHttp for ProxyDoor {
     }
 
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
-        let wire = session.as_downstream().as_http1().map(|h1| h1.get_headers_raw_bytes());
-        let request = session.req_header();
-        let head = Head {
-            method: &request.method,
-            target: request.raw_path(),
-            headers: &request.headers,
-            wire: wire.as_deref(),
-            peer: session.client_addr().and_then(|peer| peer.as_inet()).copied(),
-            certificate: certificate(session),
+        let outcome = if session.is_http2() {
+            let request = session.req_header().clone();
+            let (peer, certificate) = (peer(session), certificate(session));
+            let head = Head { peer, certificate, ..head(&request, None) };
+            tokio::select! {
+                biased;
+                outcome = passage.visit.admit(&head) => outcome,
+                () = left(session) => return Ok(true),
+            }
+        } else {
+            let wire = session.as_downstream().as_http1().map(|h1| h1.get_headers_raw_bytes());
+            let (peer, certificate) = (peer(session), certificate(session));
+            let head = Head { peer, certificate, ..head(session.req_header(), wire.as_deref()) };
+            passage.visit.admit(&head).await
         };
-        match passage.visit.admit(&head).await {
+        match outcome {
             Ok(obligations) => {
                 passage.obligations = Some(obligations);
                 Ok(false)
@@ -142,6 +160,18 @@ impl ProxyHttp for ProxyDoor {
         for (name, value) in obligations.set() {
             request.insert_header(name.clone(), value.clone())?;
         }
+        passage.expect_body(session.is_body_done());
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        is_last: bool,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        passage.expect_body(is_last);
         Ok(())
     }
 
@@ -205,6 +235,54 @@ impl ProxyHttp for ProxyDoor {
     }
 }
 
+impl Passage {
+    /// More of the body is due, unless it is done.
+    fn expect_body(&self, is_done: bool) {
+        if let Some(pace) = &self.pace {
+            pace.expect((!is_done).then_some(self.visit.limits().client_timeout));
+        }
+    }
+}
+
+/// Has a request say in HTTP/1's words what it says otherwise in HTTP/2: its host (RFC 9113 section 8.3.1; the library has
+/// seen to it that there are not two), and its cookies, which may come in crumbs (section 8.2.3).
+fn as_in_http1(request: &mut RequestHeader) -> Result<()> {
+    if let Some(authority) = request.uri.authority().map(|it| it.as_str().to_owned()) {
+        request.insert_header(header::HOST, authority)?;
+    }
+    let crumbs: Vec<_> = request.headers.get_all(header::COOKIE).iter().map(|crumb| crumb.as_bytes()).collect();
+    if crumbs.len() > 1 {
+        let cookies = crumbs.join(&b"; "[..]);
+        request.insert_header(header::COOKIE, cookies)?;
+    }
+    Ok(())
+}
+
+/// A request's head as far as the message tells it.
+fn head<'a>(request: &'a RequestHeader, wire: Option<&'a [u8]>) -> Head<'a> {
+    Head {
+        method: &request.method,
+        target: request.raw_path(),
+        headers: &request.headers,
+        wire,
+        peer: None,
+        certificate: None,
+    }
+}
+
+/// The other end of the client's connection.
+fn peer(session: &Session) -> Option<SocketAddr> {
+    session.client_addr().and_then(|peer| peer.as_inet()).copied()
+}
+
+/// Ends when the client has taken its request back, in HTTP/2.
+async fn left(session: &mut Session) {
+    match session.as_downstream_mut().watch_h2_stream_close() {
+        Some(close) => drop(close.await),
+        None => std::future::pending().await,
+    }
+}
+
 /// SHA-256 of the certificate that the client's connection was made with.
 fn certificate(session: &Session) -> Option<[u8; 32]> {
     session.digest()?.ssl_digest.as_ref()?.cert_digest.as_slice().try_into().ok()
@@ -257,7 +335,7 @@ fn refusal_of(error: &Error) -> Refusal {
         ErrorSource::Downstream => match kind {
             ReadTimedout => ClientError::BodyTimedOut.into(),
             ReadError if is_misframed(error) => ClientError::RequestInvalid.into(),
-            WriteError | ReadError | ConnectionClosed | WriteTimedout => ClientError::Gone.into(),
+            WriteError | ReadError | ConnectionClosed | WriteTimedout | H2Error => ClientError::Gone.into(),
             _ => ClientError::RequestInvalid.into(),
         },
         source => match kind {

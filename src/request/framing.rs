@@ -1,7 +1,7 @@
-//! HTTP/1.x framing with one reading only. The proxy library repairs some of what is refused here
+//! Framing with one reading only, that of HTTP/1.x above all. The proxy library repairs some of what is refused here
 //! (bare line feeds, `Content-Length` beside `Transfer-Encoding`), so the raw bytes are checked.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::RequestError;
 
@@ -32,6 +32,16 @@ pub fn check(wire: &[u8], target: &[u8], headers: &HeaderMap) -> Result<(), Requ
     Ok(())
 }
 
+/// Checks fields that did not come in HTTP/1.x: there, blanks around a value are none of it, and so none may be here (RFC 9113
+/// section 8.2.1). The upstream would read another value than the one that was authorised.
+///
+/// # Errors
+/// [`RequestError::FramingConflict`] where there are some.
+pub fn check_values(headers: &HeaderMap) -> Result<(), RequestError> {
+    let is_bare = |value: &HeaderValue| value.as_bytes().trim_ascii().len() == value.len();
+    if headers.values().all(is_bare) { Ok(()) } else { Err(RequestError::FramingConflict) }
+}
+
 fn has_bare_line_feed(wire: &[u8]) -> bool {
     std::iter::once(&0).chain(wire).zip(wire).any(|(before, byte)| *byte == b'\n' && *before != b'\r')
 }
@@ -59,8 +69,6 @@ fn has_field(wire: &[u8], name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn head(fields: &[(&'static str, &'static str)]) -> Result<(), RequestError> {
@@ -94,6 +102,14 @@ mod tests {
         }
         assert_eq!(check(b"GET / HTTP/1.1\nhost: a\r\n", b"/", &HeaderMap::new()), Err(RequestError::FramingConflict));
         assert_eq!(check(b"\nGET / HTTP/1.1\r\n", b"/", &HeaderMap::new()), Err(RequestError::FramingConflict));
+    }
+
+    #[test]
+    fn a_value_has_no_blanks_around_it() {
+        for (value, sound) in [("", true), ("a b", true), (" a", false), ("a\t", false), (" ", false)] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(value))]);
+            assert_eq!(check_values(&headers).is_ok(), sound, "{value:?}");
+        }
     }
 
     #[test]

@@ -115,6 +115,18 @@ impl From<AmbiguousRoute> for RequestError {
     }
 }
 
+impl Head<'_> {
+    /// How large it is: as it came, or as it would be in HTTP/1.1.
+    fn bytes(&self) -> usize {
+        let Some(wire) = self.wire else {
+            let fields = self.headers.iter().map(|(name, value)| [name.as_str().len(), value.len(), 4]);
+            let line = [self.method.as_str().len(), self.target.len(), 14];
+            return fields.chain([line]).flatten().fold(0, usize::saturating_add);
+        };
+        wire.len()
+    }
+}
+
 impl<'a> Inbound<'a> {
     /// Reads `head` in the one way it can be read.
     ///
@@ -124,12 +136,15 @@ impl<'a> Inbound<'a> {
         if head.target.len() > limits.target_bytes_max {
             return Err(RequestError::TargetTooLong);
         }
-        if let Some(wire) = head.wire {
-            if wire.len() > limits.head_bytes_max {
-                return Err(RequestError::HeadTooLarge);
+        if head.bytes() > limits.head_bytes_max {
+            return Err(RequestError::HeadTooLarge);
+        }
+        match head.wire {
+            Some(wire) => {
+                framing::check(wire, head.target, head.headers)?;
+                upgrade::check(head.method, head.headers)?;
             }
-            framing::check(wire, head.target, head.headers)?;
-            upgrade::check(head.method, head.headers)?;
+            None => framing::check_values(head.headers)?,
         }
         if only(head.headers, &header::HOST)?.is_none() && head.wire.is_some() {
             return Err(RequestError::HostMissing);

@@ -21,9 +21,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     body::Body,
     head::{self, HeadLimits, NoHead},
+    http2::{self, Client},
     tls::{self, Accepting, CertificateDigest, Tls},
 };
 use crate::{
+    config::Servers,
     doors::proxy::ProxyDoor,
     pipeline::Gate,
     refusal::{Refusal, Refused},
@@ -31,37 +33,58 @@ use crate::{
 };
 
 /// How long a connection may stay open without a request.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// Idle connections kept to the upstream.
 const UPSTREAM_IDLE_MAX: usize = 256;
 
 /// What serving a connection takes.
-struct Desk {
-    proxy: Arc<HttpProxy<ProxyDoor>>,
-    gate: Gate,
+pub(super) struct Desk {
+    pub(super) proxy: Arc<HttpProxy<ProxyDoor>>,
+    pub(super) gate: Gate,
     tls: Arc<Tls>,
+    http2: bool,
+    /// How many requests are served at once on a connection in HTTP/2.
+    pub(super) streams_max: usize,
+    /// Everything that serves.
+    pub(super) tracker: TaskTracker,
+    pub(super) cut_off: CancellationToken,
+}
+
+/// A connection on which a request may come.
+struct Opened {
+    stream: L4Stream,
+    /// The client's certificate, if it has shown one.
+    certificate: Option<Arc<SslDigest>>,
+    version: Version,
+}
+
+/// The version of HTTP on a connection.
+enum Version {
+    One,
+    Two,
+    /// What it begins with tells.
+    Told,
 }
 
 impl Desk {
-    fn limits(&self) -> HeadLimits {
+    pub(super) fn limits(&self) -> HeadLimits {
         let limits = self.gate.limits();
         HeadLimits { bytes_max: limits.head_bytes_max, duration_max: limits.client_timeout, idle_max: IDLE_MAX }
     }
 
-    /// The connection as the proxy takes it, and the client's certificate, if it has shown one. Whoever does not speak TLS
-    /// where that is due is not answered.
-    async fn open(
-        &self,
-        stream: TcpStream,
-        accepting: Option<Arc<Accepting>>,
-        body: &Body,
-    ) -> Option<(L4Stream, Option<Arc<SslDigest>>)> {
-        let Some(accepting) = accepting else { return Some((body.over(stream).into(), None)) };
+    /// The connection as the proxy takes it. Whoever does not speak TLS where that is due is not answered.
+    async fn open(&self, stream: TcpStream, accepting: Option<Arc<Accepting>>, body: &Body) -> Option<Opened> {
+        let Some(accepting) = accepting else {
+            let version = if self.http2 { Version::Told } else { Version::One };
+            return Some(Opened { stream: body.over(stream).into(), certificate: None, version });
+        };
         match timeout(self.limits().duration_max, tls::accept(&accepting, stream)).await {
-            Ok(Ok((stream, certificate))) => {
+            Ok(Ok(shaken)) => {
                 let known = |digest: CertificateDigest| Arc::new(SslDigest::new("", "", None, None, digest.into()));
-                Some((body.over(stream).into(), certificate.map(known)))
+                let version = if shaken.http2 { Version::Two } else { Version::One };
+                let stream = body.over(shaken.stream).into();
+                Some(Opened { stream, certificate: shaken.certificate.map(known), version })
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no TLS handshake");
@@ -82,7 +105,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Opens `door` on `listener`, behind `tls` where there is that.
+    /// Opens `door` on `listener` as `servers` say, behind `tls` where there is that.
     ///
     /// # Errors
     /// When the listener has no address.
@@ -90,7 +113,7 @@ impl Listener {
         listener: TcpListener,
         tls: Arc<Tls>,
         door: ProxyDoor,
-        connections_max: usize,
+        servers: &Servers,
         open: IntGauge,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
@@ -102,11 +125,12 @@ impl Listener {
         };
         let gate = door.gate().clone();
         let proxy = Arc::new(http_proxy(&Arc::new(configuration), door));
-        let desk = Arc::new(Desk { proxy, gate, tls });
+        let (tracker, cut_off) = (TaskTracker::new(), CancellationToken::new());
+        let Servers { http2, streams_max, connections_max, .. } = *servers;
+        let desk = Desk { proxy, gate, tls, http2, streams_max, tracker, cut_off: cut_off.clone() };
         let (stop, stopped) = watch::channel(false);
         let places = Arc::new(Semaphore::new(connections_max));
-        let cut_off = CancellationToken::new();
-        let task = tokio::spawn(accept(listener, desk, places, open, stopped, cut_off.clone()));
+        let task = tokio::spawn(accept(listener, Arc::new(desk), places, open, stopped));
         Ok(Self { address, stop, cut_off, task })
     }
 
@@ -133,9 +157,8 @@ async fn accept(
     places: Arc<Semaphore>,
     open: IntGauge,
     mut stopped: watch::Receiver<bool>,
-    cut_off: CancellationToken,
 ) {
-    let tracker = TaskTracker::new();
+    let tracker = desk.tracker.clone();
     let shutdown = stopped.clone();
     loop {
         let accepted = tokio::select! {
@@ -147,7 +170,7 @@ async fn accept(
             (Ok((stream, _)), Ok(place)) => {
                 open.inc();
                 let served = serve(stream, desk.clone(), shutdown.clone(), place);
-                let (open, cut_off) = (open.clone(), cut_off.clone());
+                let (open, cut_off) = (open.clone(), desk.cut_off.clone());
                 tracker.spawn(async move {
                     tokio::select! { () = served => {}, () = cut_off.cancelled() => {} }
                     open.dec();
@@ -169,8 +192,8 @@ async fn accept(
     tracker.wait().await;
 }
 
-/// Serves one connection, request by request. Each head is read here before the proxy parses it.
-async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>, _place: OwnedSemaphorePermit) {
+/// Serves one connection.
+async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>, place: OwnedSemaphorePermit) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
@@ -183,43 +206,71 @@ async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<
         opened = desk.open(stream, accepting, &body) => opened,
         _ = stopped.changed() => return,
     };
-    let Some((mut stream, certificate)) = opened else { return };
+    let Some(Opened { mut stream, certificate, version }) = opened else { return };
     stream.set_socket_digest(digest);
+    let client = Client { peer, certificate, place };
+    if matches!(version, Version::Two) {
+        return http2::serve(desk, stream, client, stopped, tls).await;
+    }
+    let may_be_http2 = matches!(version, Version::Told);
+    if let Some(stream) = serve_http1(&desk, stream, &body, &client, may_be_http2, &mut stopped, &mut tls).await {
+        http2::serve(desk, stream, client, stopped, tls).await;
+    }
+}
+
+/// Serves one connection, request by request. Each head is read here before the proxy parses it. Where the first begins
+/// HTTP/2 instead, the connection is given back with it.
+async fn serve_http1(
+    desk: &Desk,
+    mut stream: L4Stream,
+    body: &Body,
+    client: &Client,
+    mut may_be_http2: bool,
+    stopped: &mut watch::Receiver<bool>,
+    tls: &mut watch::Receiver<Option<Arc<Accepting>>>,
+) -> Option<L4Stream> {
     loop {
         let head = tokio::select! {
             biased;
             head = head::read(&mut stream, desk.limits()) => head,
-            _ = stopped.changed() => return,
-            _ = tls.changed() => return,
+            _ = stopped.changed() => return None,
+            _ = tls.changed() => return None,
         };
         // INVARIANT: no request comes in by a handshake that would now go otherwise.
         if tls.has_changed().unwrap_or(true) {
-            return;
+            return None;
         }
+        let refused = |error: RequestError| desk.gate.refuse(client.peer, &error.into());
         match head {
-            Ok(head) => match body.begin(&head) {
-                Ok(()) => stream.rewind(&head),
-                Err(error) => return turn_away(stream, desk.gate.refuse(peer, &error.into())).await,
-            },
-            Err(NoHead::Nothing) => return,
+            Ok(head) => {
+                if std::mem::take(&mut may_be_http2) && http2::is_begun_by(&head) {
+                    stream.rewind(&head);
+                    return Some(stream);
+                }
+                if let Err(error) = body.begin(&head) {
+                    turn_away(stream, refused(error)).await;
+                    return None;
+                }
+                stream.rewind(&head);
+            }
+            Err(NoHead::Nothing) => return None,
             Err(NoHead::TimedOut) => {
-                return turn_away(stream, desk.gate.refuse(peer, &RequestError::HeadTimedOut.into())).await;
+                turn_away(stream, refused(RequestError::HeadTimedOut)).await;
+                return None;
             }
             Err(NoHead::TooLarge) => {
-                return turn_away(stream, desk.gate.refuse(peer, &RequestError::HeadTooLarge.into())).await;
+                turn_away(stream, refused(RequestError::HeadTooLarge)).await;
+                return None;
             }
         }
         let mut session = ServerSession::new_http1(Box::new(stream));
-        if let (Some(certificate), Some(digest)) = (&certificate, session.digest_mut()) {
+        if let (Some(certificate), Some(digest)) = (&client.certificate, session.digest_mut()) {
             digest.ssl_digest = Some(certificate.clone());
         }
         let keepalive = if *stopped.borrow() { None } else { Some(IDLE_MAX.as_secs()) };
         session.set_keepalive(keepalive);
-        let Some(reused) = desk.proxy.process_new_http(session, &stopped).await else { return };
-        match reused.consume().0.into_any().downcast::<L4Stream>() {
-            Ok(kept) => stream = *kept,
-            Err(_) => return,
-        }
+        let reused = desk.proxy.process_new_http(session, stopped).await?;
+        stream = *reused.consume().0.into_any().downcast::<L4Stream>().ok()?;
     }
 }
 

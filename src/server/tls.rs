@@ -29,12 +29,19 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::base::digest::sha256;
 use crate::config::tls::{ClientCertificate, TlsFiles};
 
+/// The name of HTTP/2 in a handshake (RFC 9113 section 3.2).
+const HTTP2: &[u8] = b"h2";
+
 /// SHA-256 of a client certificate in DER.
 pub type CertificateDigest = [u8; 32];
 
 /// How connections are opened: in TLS, or in the clear where there is none. May be changed for those to come; those that
 /// are open learn of it.
-pub struct Tls(watch::Sender<Option<Arc<Accepting>>>);
+pub struct Tls {
+    accepting: watch::Sender<Option<Arc<Accepting>>>,
+    /// Whether HTTP/2 is offered.
+    http2: bool,
+}
 
 /// What accepts TLS connections.
 pub struct Accepting {
@@ -56,12 +63,12 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// As `files` say.
+    /// As `files` say, HTTP/2 being offered or not.
     ///
     /// # Errors
     /// What is wrong with them, for operators.
-    pub fn new(files: Option<&TlsFiles>) -> Result<Self, String> {
-        let tls = Self(watch::Sender::new(None));
+    pub fn new(files: Option<&TlsFiles>, http2: bool) -> Result<Self, String> {
+        let tls = Self { accepting: watch::Sender::new(None), http2 };
         tls.replace(tls.prepare(files)?);
         Ok(tls)
     }
@@ -72,14 +79,15 @@ impl Tls {
     /// What is wrong with them, for operators.
     pub fn prepare(&self, files: Option<&TlsFiles>) -> Result<Option<Arc<Accepting>>, String> {
         let Some(files) = files else { return Ok(None) };
-        let now = self.0.borrow().clone().filter(|now| now.files == *files);
-        let made = || acceptor(files).map(|acceptor| Arc::new(Accepting { files: files.clone(), acceptor }));
+        let now = self.accepting.borrow().clone().filter(|now| now.files == *files);
+        let made =
+            || acceptor(files, self.http2).map(|acceptor| Arc::new(Accepting { files: files.clone(), acceptor }));
         now.map_or_else(made, Ok).map(Some)
     }
 
     /// Accepts connections by `accepting` from now on.
     pub fn replace(&self, accepting: Option<Arc<Accepting>>) {
-        self.0.send_if_modified(|now| {
+        self.accepting.send_if_modified(|now| {
             let is_same = match (&*now, &accepting) {
                 (Some(now), Some(next)) => Arc::ptr_eq(now, next),
                 (None, None) => true,
@@ -92,15 +100,15 @@ impl Tls {
 
     /// What accepts connections, and word of when that changes.
     pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Accepting>>> {
-        self.0.subscribe()
+        self.accepting.subscribe()
     }
 }
 
-/// What accepts TLS connections as `files` say.
+/// What accepts TLS connections as `files` say, HTTP/2 being offered or not.
 ///
 /// # Errors
 /// What is wrong with them, for operators.
-pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, String> {
+pub fn acceptor(files: &TlsFiles, http2: bool) -> Result<TlsAcceptor, String> {
     let provider = Arc::new(default_provider());
     let chain = certificates(&files.certificate).map_err(|error| format!("`tls.certificate`: {error}"))?;
     let key = PrivateKeyDer::from_pem_slice(files.private_key.expose().as_bytes())
@@ -120,7 +128,8 @@ pub fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, String> {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let offered: &[&[u8]] = if http2 { &[HTTP2, b"http/1.1"] } else { &[b"http/1.1"] };
+    config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -197,18 +206,28 @@ impl ClientCertVerifier for HolderOnly {
     }
 }
 
-/// Shakes hands; gives the connection as the proxy takes it, and the client's certificate.
+/// What came of a handshake.
+#[derive(Debug)]
+pub struct Shaken {
+    /// The connection as the proxy takes it.
+    pub stream: VirtualSocketStream,
+    /// The client's certificate.
+    pub certificate: Option<CertificateDigest>,
+    /// Whether the client has chosen HTTP/2.
+    pub http2: bool,
+}
+
+/// Shakes hands.
 ///
 /// # Errors
 /// When the client does not do its part.
-pub async fn accept(
-    accepting: &Accepting,
-    stream: TcpStream,
-) -> io::Result<(VirtualSocketStream, Option<CertificateDigest>)> {
+pub async fn accept(accepting: &Accepting, stream: TcpStream) -> io::Result<Shaken> {
     let stream = accepting.acceptor.accept(stream).await?;
-    let presented = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let known = presented.map(|certificate| sha256(certificate));
-    Ok((VirtualSocketStream::new(Box::new(Secured(stream))), known))
+    let session = stream.get_ref().1;
+    let http2 = session.alpn_protocol() == Some(HTTP2);
+    let presented = session.peer_certificates().and_then(|chain| chain.first());
+    let certificate = presented.map(|certificate| sha256(certificate));
+    Ok(Shaken { stream: VirtualSocketStream::new(Box::new(Secured(stream))), certificate, http2 })
 }
 
 #[derive(Debug)]

@@ -153,7 +153,6 @@ mod tests {
         assert_eq!(token_in("/?x=1&access_token=a", &["Bearer a"]), Err(TokenError::Several));
         assert_eq!(token_in("/", &["Bearer a b"]), Err(TokenError::Malformed));
         assert_eq!(token_in("/", &["Bearer  a"]), Err(TokenError::Malformed));
-        assert_eq!(token_in("/", &["Bearer "]), Err(TokenError::Missing).or(Err(TokenError::Malformed)));
     }
 
     #[test]

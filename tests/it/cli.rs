@@ -28,7 +28,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 /// A folder with a configuration of its own beside a copy of the repository's policies.
-fn folder(config: &str) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn folder(config: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("policies")).unwrap();
     for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
@@ -189,7 +189,7 @@ fn serve_answers_health_checks_writes_one_line_per_request_and_drains() {
     assert!(!logs.contains(canary) && !records.iter().any(|record| record.to_string().contains(canary)));
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

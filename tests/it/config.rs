@@ -453,6 +453,9 @@ fn other_settings_are_held_to_their_ranges() {
         ("identity: { user_header: x-a, agent_header: X-A }", "two identity headers have one name"),
         ("limits: { head_bytes_max: 1 }", "`head_bytes_max` is out of range"),
         ("limits: { connections_max: 0 }", "`connections_max` is out of range"),
+        ("limits: { streams_max: 0 }", "`streams_max` is out of range"),
+        ("limits: { streams_max: 1001 }", "`streams_max` is out of range"),
+        ("http2: off\nlimits: { streams_max: 5 }", "streams of HTTP/2, which is off"),
         ("policies: nowhere", "cannot read"),
     ] {
         with("routes:", &format!("{line}\nroutes:"), &[shown]);

@@ -15,6 +15,8 @@ mod deny_list;
 mod deploy;
 mod desync;
 mod docs;
+mod frames;
+mod h2;
 mod house;
 mod introspection;
 mod keys;

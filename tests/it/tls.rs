@@ -27,7 +27,7 @@ fn openssl(folder: &Path, arguments: &str) {
 }
 
 /// Certificates: the gate's and two clients' from one authority, and one that a client signed itself.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
     openssl(folder.path(), &format!("req -x509 {key} -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"));
@@ -49,9 +49,14 @@ fn folder() -> TempDir {
     folder
 }
 
-async fn gate(folder: &Path, tls: &str, binding: &str) -> House {
+pub(crate) async fn gate(folder: &Path, tls: &str, binding: &str) -> House {
+    gate_with(folder, tls, binding, "").await
+}
+
+/// The same, with more settings.
+pub(crate) async fn gate_with(folder: &Path, tls: &str, binding: &str, settings: &str) -> House {
     let text = format!(
-        "listen: 127.0.0.1:0\ntls: {{ certificate: gate.pem, private_key: {{ file: gate.key }}{tls} }}\n\
+        "listen: 127.0.0.1:0\n{settings}tls: {{ certificate: gate.pem, private_key: {{ file: gate.key }}{tls} }}\n\
          upstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n\
          \x20 - oidc_generic: {{ issuer: 'https://issuer.example', audiences: [api], jwks_file: keys.json, \
          certificate_binding: {binding} }}\n\
@@ -64,7 +69,7 @@ async fn gate(folder: &Path, tls: &str, binding: &str) -> House {
 }
 
 /// A token, bound to the certificate of this name if there is one.
-fn token(folder: &Path, bound_to: Option<&str>) -> String {
+pub(crate) fn token(folder: &Path, bound_to: Option<&str>) -> String {
     let mut claims = house::claims();
     (claims["iss"], claims["aud"]) = ("https://issuer.example".into(), "api".into());
     if let Some(name) = bound_to {
