@@ -9,25 +9,18 @@ use tokio::{
 };
 
 use crate::{
-    house::{self, House},
+    house::{self, House, ROUTES, good_token},
     wire::{self, Answer},
 };
 
-const ROUTES: &str = "\
-listen: 127.0.0.1:0
-upstream: { url: 'http://127.0.0.1:1', read_timeout_ms: 1000 }
-limits: { client_timeout_ms: 500 }
-issuers:
-  - cognito_access:
-      issuer: https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agents
-      client_ids: [1example23456789]
-      scope_prefix: crossDomainService/
-routes:
-  - { methods: [GET, POST], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"', attributes: { owner: 'User::\"{path.id}\"' } }
-";
-
-fn good_token() -> String {
-    house::key("agents").sign(&house::claims()).unwrap()
+/// A gate before `upstream`, or before the service of the house.
+async fn gate(upstream: Option<&str>) -> House {
+    let text = ROUTES.replace("127.0.0.1:1'", "127.0.0.1:1', read_timeout_ms: 1000");
+    let text = format!("{text}limits: {{ client_timeout_ms: 500 }}\n");
+    match upstream {
+        Some(upstream) => House::build_for(&text, upstream).await,
+        None => House::build(Some(&text), &[], house::NOW).await,
+    }
 }
 
 /// Heads that are refused, each at another stage; without the fields that frame a body.
@@ -56,7 +49,7 @@ async fn statuses(stream: &mut TcpStream) -> (Vec<u16>, bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_body_of_a_refused_request_is_not_read_as_the_next_whatever_of_it_came() {
-    let mut house = House::build(Some(ROUTES), &[], house::NOW).await;
+    let mut house = gate(None).await;
     let good =
         format!("GET /users/user-1/data HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {}\r\n\r\n", good_token());
     let chunk = format!("{:x}\r\n{good}\r\n0\r\n\r\n", good.len());
@@ -96,7 +89,7 @@ async fn the_body_of_a_refused_request_is_not_read_as_the_next_whatever_of_it_ca
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_request_without_a_body_leaves_the_connection_to_the_next() {
-    let mut house = House::build(Some(ROUTES), &[], house::NOW).await;
+    let mut house = gate(None).await;
     let token = good_token();
     for (status, code, head) in refused() {
         let mut stream = TcpStream::connect(house.app.address()).await.unwrap();
@@ -122,7 +115,7 @@ async fn a_refused_request_without_a_body_leaves_the_connection_to_the_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_refused_while_it_sends_a_large_body_sees_why() {
-    let mut house = House::build(Some(ROUTES), &[], house::NOW).await;
+    let mut house = gate(None).await;
     for (status, code, head) in refused() {
         for fields in ["content-length: 3000000\r\n", "transfer-encoding: chunked\r\n"] {
             let mut stream = TcpStream::connect(house.app.address()).await.unwrap();
@@ -157,7 +150,7 @@ async fn an_upstream_that_answers_before_the_body_ends_the_connection() {
             });
         }
     });
-    let mut house = House::build_for(ROUTES, &upstream).await;
+    let mut house = gate(Some(&upstream)).await;
     let token = good_token();
     let good = format!("GET /users/user-1/data HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {token}\r\n\r\n");
     let head = format!(
@@ -185,7 +178,7 @@ async fn an_upstream_that_answers_before_the_body_ends_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chunks_that_go_wrong_on_the_way_end_the_request_and_the_connection() {
-    let mut house = House::build(Some(ROUTES), &[], house::NOW).await;
+    let mut house = gate(None).await;
     let head = format!(
         "POST /users/user-1/data HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\n\r\n",
         good_token()

@@ -141,7 +141,7 @@ async fn house(config: &str, keys: &str) -> House {
 async fn no_target_reaches_another_users_data() {
     let Some(folder) = corpus("paths") else { return };
     let mut house = House::build(None, &[], house::NOW).await;
-    let token = house::key("agents").sign(&house::claims()).unwrap();
+    let token = house::good_token();
     let rows = lines(&folder.join("attack_paths_given.jsonl"));
     let (mut forwarded, mut wrong) = (0, Vec::new());
     let bearer = ("authorization".to_owned(), format!("Bearer {token}"));

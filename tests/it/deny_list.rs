@@ -170,8 +170,7 @@ async fn operators_deny_and_forgive_through_the_admin_interface_and_a_restart_re
     assert_eq!(added.status, 201, "{}", added.body);
     let id = added.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(call(&mut first, &nothing).await, "token_revoked", "it is in force when the answer comes");
-    let fields =
-        [("authorization".to_owned(), format!("Bearer {}", house::key("agents").sign(&house::claims()).unwrap()))];
+    let fields = [house::bearer()];
     let record = first.ask(&wire::request("GET", "/users/user-1/data", &fields)).await.1.unwrap();
     assert_eq!(record.user.as_deref(), Some("u|user-1"), "records say who was stopped");
     let listed = admin(&first, "GET", "/deny-list", TOKEN, "").await.json();

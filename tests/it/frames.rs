@@ -136,14 +136,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-fn token() -> String {
-    house::key("agents").sign(&house::claims()).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_request_is_refused_and_ends_nothing_else() {
     let mut house = House::build(None, &[], house::NOW).await;
-    let bearer = format!("Bearer {}", token());
+    let bearer = format!("Bearer {}", house::good_token());
     let usual = [
         (":method", "GET"),
         (":scheme", "http"),
@@ -310,7 +306,7 @@ async fn a_request_that_was_reset_keeps_its_place_until_it_has_ended() {
     }
     let text = house::repository("config.yaml") + "limits: { streams_max: 2 }\n";
     let mut house = House::build_for(&text, &format!("http://{address}")).await;
-    let bearer = format!("Bearer {}", token());
+    let bearer = format!("Bearer {}", house::good_token());
     let fields = [
         (":method", "GET"),
         (":scheme", "http"),

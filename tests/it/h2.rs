@@ -22,29 +22,13 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    house::{self, House},
+    house::{self, House, ROUTES, bearer},
     tls,
     wire::{self, Answer},
 };
 
 /// No exchange in these tests takes longer.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-const ROUTES: &str = "\
-listen: 127.0.0.1:0
-upstream: { url: 'http://127.0.0.1:1' }
-issuers:
-  - cognito_access:
-      issuer: https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agents
-      client_ids: [1example23456789]
-      scope_prefix: crossDomainService/
-routes:
-  - { methods: [GET, POST, PUT], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"', attributes: { owner: 'User::\"{path.id}\"' } }
-";
-
-fn bearer() -> (String, String) {
-    ("authorization".into(), format!("Bearer {}", house::key("agents").sign(&house::claims()).unwrap()))
-}
 
 async fn gate(settings: &str) -> House {
     House::build(Some(&format!("{ROUTES}{settings}")), &[], house::NOW).await

@@ -121,6 +121,29 @@ fn key_sets() -> [(&'static str, String); 2] {
     [("keys-0.json", set(&["agents", "agents-ec"])), ("keys-1.json", set(&["other"]))]
 }
 
+/// A configuration with one route, to users' data; settings may follow.
+pub(crate) const ROUTES: &str = "\
+listen: 127.0.0.1:0
+upstream: { url: 'http://127.0.0.1:1' }
+issuers:
+  - cognito_access:
+      issuer: https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agents
+      client_ids: [1example23456789]
+      scope_prefix: crossDomainService/
+routes:
+  - { methods: [GET, POST, PUT], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"', attributes: { owner: 'User::\"{path.id}\"' } }
+";
+
+/// A token of the scenario's claims.
+pub(crate) fn good_token() -> String {
+    key("agents").sign(&claims()).unwrap()
+}
+
+/// That, as a field.
+pub(crate) fn bearer() -> (String, String) {
+    ("authorization".into(), format!("Bearer {}", good_token()))
+}
+
 /// The scenario's claims.
 pub(crate) fn claims() -> Value {
     json!({

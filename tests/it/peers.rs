@@ -15,29 +15,9 @@ use tokio::{
 };
 
 use crate::{
-    house::{self, House},
+    house::{self, House, ROUTES, bearer, good_token},
     wire::{self, Answer},
 };
-
-const ROUTES: &str = "\
-listen: 127.0.0.1:0
-upstream: { url: 'http://127.0.0.1:1' }
-issuers:
-  - cognito_access:
-      issuer: https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agents
-      client_ids: [1example23456789]
-      scope_prefix: crossDomainService/
-routes:
-  - { methods: [GET, POST, PUT], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"', attributes: { owner: 'User::\"{path.id}\"' } }
-";
-
-fn good_token() -> String {
-    house::key("agents").sign(&house::claims()).unwrap()
-}
-
-fn bearer() -> (String, String) {
-    ("authorization".into(), format!("Bearer {}", good_token()))
-}
 
 /// A gate in front of `upstream`, with more settings.
 async fn gate(upstream: &str, settings: &str) -> House {

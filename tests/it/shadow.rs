@@ -23,7 +23,7 @@ async fn build(candidate: &str, more: &str) -> House {
 }
 
 async fn ask(house: &mut House, path: &str) -> (u16, Value) {
-    let token = house::key("agents").sign(&house::claims()).unwrap();
+    let token = house::good_token();
     let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
     let (answer, record) = house.ask(&wire::request("GET", path, &fields)).await;
     (answer.status, serde_json::to_value(record.unwrap()).unwrap())

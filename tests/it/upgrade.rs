@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    house::{self, House},
+    house::{self, House, ROUTES},
     readers::{Message, strict},
     wire::{self, Answer},
 };
@@ -67,23 +67,13 @@ async fn serve(mut stream: TcpStream, answer: &'static str, got: Got, index: usi
 }
 
 async fn gate(upstream: SocketAddr) -> House {
-    let config = "\
-listen: 127.0.0.1:0
-upstream: { url: 'http://127.0.0.1:1', read_timeout_ms: 2000 }
-limits: { client_timeout_ms: 1000 }
-issuers:
-  - cognito_access:
-      issuer: https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agents
-      client_ids: [1example23456789]
-      scope_prefix: crossDomainService/
-routes:
-  - { methods: [GET, POST], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"', attributes: { owner: 'User::\"{path.id}\"' } }
-";
-    House::build_for(config, &format!("http://{upstream}")).await
+    let text = ROUTES.replace("127.0.0.1:1'", "127.0.0.1:1', read_timeout_ms: 2000");
+    let text = format!("{text}limits: {{ client_timeout_ms: 1000 }}\n");
+    House::build_for(&text, &format!("http://{upstream}")).await
 }
 
 fn request(fields: &str) -> String {
-    let token = house::key("agents").sign(&house::claims()).unwrap();
+    let token = house::good_token();
     format!("GET /users/user-1/data HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {token}\r\n{fields}\r\n")
 }
 
@@ -306,7 +296,7 @@ async fn an_upgraded_connection_that_breaks_gets_no_words_of_ours() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_attack_succeeds_because_it_asks_for_an_upgrade() {
     let mut house = House::build(None, &[], house::NOW).await;
-    let token = house::key("agents").sign(&house::claims()).unwrap();
+    let token = house::good_token();
     let cases: Value = serde_saphyr::from_str(&house::repository("tests/attacks/paths.yaml")).unwrap();
     let mut count = 0;
     for case in cases["cases"].as_array().unwrap() {
