@@ -3,17 +3,18 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::RequestError;
+use super::{RequestError, syntax};
 
 /// Checks the raw head `wire`, of which `headers` are the parsed fields and `target` the parsed target.
 ///
 /// # Errors
-/// [`RequestError::AmbiguousPath`] when the target on the wire is not, byte for byte, the one that was parsed.
-/// [`RequestError::FramingConflict`] for a line feed without carriage return, `Content-Length` that is not plain
-/// digits or stands beside `Transfer-Encoding` (RFC 9112 section 6.1), and any transfer coding but `chunked`.
+/// Those of [`syntax::check`]. [`RequestError::AmbiguousPath`] when the target on the wire is not, byte for byte, the one that
+/// was parsed. [`RequestError::FramingConflict`] for `Content-Length` that is not plain digits or stands beside
+/// `Transfer-Encoding` (RFC 9112 section 6.1), and any transfer coding but `chunked`.
 pub fn check(wire: &[u8], target: &[u8], headers: &HeaderMap) -> Result<(), RequestError> {
+    syntax::check(wire)?;
     let coded = has_field(wire, b"transfer-encoding");
-    if has_bare_line_feed(wire) || (coded && has_field(wire, b"content-length")) {
+    if coded && has_field(wire, b"content-length") {
         return Err(RequestError::FramingConflict);
     }
     if target_on(wire) != Some(target) {
@@ -40,10 +41,6 @@ pub fn check(wire: &[u8], target: &[u8], headers: &HeaderMap) -> Result<(), Requ
 pub fn check_values(headers: &HeaderMap) -> Result<(), RequestError> {
     let is_bare = |value: &HeaderValue| value.as_bytes().trim_ascii().len() == value.len();
     if headers.values().all(is_bare) { Ok(()) } else { Err(RequestError::FramingConflict) }
-}
-
-fn has_bare_line_feed(wire: &[u8]) -> bool {
-    std::iter::once(&0).chain(wire).zip(wire).any(|(before, byte)| *byte == b'\n' && *before != b'\r')
 }
 
 /// The second of exactly three words of the request line (RFC 9112 section 3).
@@ -78,6 +75,7 @@ mod tests {
             headers.append(*name, HeaderValue::from_static(value));
             wire.extend(format!("{name}: {value}\r\n").bytes());
         }
+        wire.extend(b"\r\n");
         check(&wire, b"/", &headers)
     }
 
@@ -100,8 +98,11 @@ mod tests {
         ] {
             assert_eq!(head(fields), Err(RequestError::FramingConflict), "{fields:?}");
         }
-        assert_eq!(check(b"GET / HTTP/1.1\nhost: a\r\n", b"/", &HeaderMap::new()), Err(RequestError::FramingConflict));
-        assert_eq!(check(b"\nGET / HTTP/1.1\r\n", b"/", &HeaderMap::new()), Err(RequestError::FramingConflict));
+        assert_eq!(
+            check(b"GET / HTTP/1.1\nhost: a\r\n\r\n", b"/", &HeaderMap::new()),
+            Err(RequestError::FramingConflict)
+        );
+        assert_eq!(check(b"\nGET / HTTP/1.1\r\n\r\n", b"/", &HeaderMap::new()), Err(RequestError::FramingConflict));
     }
 
     #[test]
@@ -116,7 +117,7 @@ mod tests {
     fn a_length_that_the_parser_dropped_is_still_seen() {
         let mut parsed = HeaderMap::new();
         parsed.append("transfer-encoding", HeaderValue::from_static("chunked"));
-        let wire = b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n";
+        let wire = b"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(check(wire, b"/", &parsed), Err(RequestError::FramingConflict));
     }
 
