@@ -24,7 +24,7 @@ use crate::{
         sights::Sights,
     },
     config::{Compiled, Loaded, Servers},
-    doors::proxy::ProxyDoor,
+    doors::{proxy::ProxyDoor, trust, upkeep::Upkeep},
     metrics::Metrics,
     pipeline::Gate,
     reload::{Install, Reloader, Reloads},
@@ -56,6 +56,7 @@ pub struct App {
 struct Works {
     current: Arc<Current>,
     outside: Outside,
+    upkeep: Upkeep,
     tls: Arc<Tls>,
     admin_token: Arc<ArcSwapOption<Secret>>,
     /// What stays as it is while the gate runs.
@@ -94,6 +95,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let compiled = loaded.compile()?;
         compiled.tell();
+        trust::check(&compiled.blueprint.upstreams)?;
         let servers = compiled.servers;
         let fetch = outbound()?;
         let tls = Arc::new(Tls::new(servers.tls.as_ref(), servers.http2).map_err(StartError::Tls)?);
@@ -107,6 +109,7 @@ impl App {
             files: loaded.files(),
         };
         let current = Arc::new(Current::new(compiled.blueprint.start(&outside, None)));
+        let upkeep = Upkeep::default();
         let gate = Gate::new(current.clone(), clock.clone(), sink, metrics.clone());
         let open = metrics.connections().clone();
         let unnamed = |address| move |error| StartError::Listen { address, error };
@@ -121,10 +124,11 @@ impl App {
             token: admin_token.clone(),
         };
         let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
-        let listener = Listener::start(data, tls.clone(), ProxyDoor::new(gate.clone()), &servers, open);
+        let listener = Listener::start(data, tls.clone(), ProxyDoor::new(gate.clone(), upkeep.clone()), &servers, open);
         let listener = listener.map_err(unnamed(servers.listen))?;
-        current.load().issuers().first_attempts().await;
-        let works = Arc::new(Works { current, outside, tls, admin_token, servers });
+        let snapshot = current.load();
+        tokio::join!(snapshot.issuers().first_attempts(), upkeep.keep(snapshot.pools()));
+        let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, servers });
         Ok(Self { listener, admin, draining, works, reloads, reloader: None, gate })
     }
 
@@ -167,10 +171,12 @@ impl Install for Works {
     async fn install(&self, compiled: Compiled) -> Result<(), Problems> {
         let Compiled { blueprint, servers, .. } = compiled;
         self.check_fixed(&servers)?;
+        trust::check(&blueprint.upstreams)?;
         let accepting = self.tls.prepare(servers.tls.as_ref()).map_err(Problem::new)?;
         let snapshot = blueprint.start(&self.outside, Some(&self.current.load()));
-        // Keys that are new are there before the first token is verified with them, if they can be had.
-        snapshot.issuers().first_attempts().await;
+        // Keys that are new are there before the first token is verified with them, and servers before the first request is
+        // sent to them, if they can be had.
+        tokio::join!(snapshot.issuers().first_attempts(), self.upkeep.keep(snapshot.pools()));
         self.tls.replace(accepting);
         let before = self.current.replace(snapshot);
         self.admin_token.store(servers.admin_token.map(Arc::new));

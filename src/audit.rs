@@ -137,6 +137,12 @@ pub struct Record {
     /// The upstream that it is for, where that is not the usual one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Arc<str>>,
+    /// The server of the upstream that it was sent to last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Arc<str>>,
+    /// How often it was tried again.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u32,
     /// The limit that is used up, or cannot be counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<Arc<str>>,
@@ -163,6 +169,11 @@ pub struct Record {
     pub decision_us: u64,
     /// From arrival to the end of the answer, in microseconds.
     pub duration_us: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Record {

@@ -41,6 +41,10 @@ pub struct Metrics {
     shadow: IntCounterVec,
     shadow_failing: IntGauge,
     uncounted: IntCounterVec,
+    servers: IntGaugeVec,
+    forwarding: IntGaugeVec,
+    ejections: IntCounterVec,
+    retries: IntCounterVec,
     telling: Mutex<()>,
 }
 
@@ -117,6 +121,25 @@ impl Metrics {
             Opts::new("portcullis_limits_unanswered_total", "Requests for which a shared limit could not be counted."),
             &["limit"],
         )?;
+        let servers = IntGaugeVec::new(
+            Opts::new("portcullis_upstream_servers", "Servers of an upstream, by how they do."),
+            &["upstream", "state"],
+        )?;
+        let forwarding = IntGaugeVec::new(
+            Opts::new("portcullis_upstream_requests", "Requests under way to an upstream."),
+            &["upstream"],
+        )?;
+        let ejections = IntCounterVec::new(
+            Opts::new("portcullis_upstream_ejections_total", "Servers left alone for a while for how they answered."),
+            &["upstream"],
+        )?;
+        let retries = IntCounterVec::new(
+            Opts::new(
+                "portcullis_upstream_retries_total",
+                "Requests that were sent to another server after one failed.",
+            ),
+            &["upstream"],
+        )?;
         for outcome in ShadowOutcome::ALL {
             shadow.with_label_values(&[outcome.name()]).inc_by(0);
         }
@@ -142,6 +165,10 @@ impl Metrics {
         registry.register(Box::new(shadow.clone()))?;
         registry.register(Box::new(shadow_failing.clone()))?;
         registry.register(Box::new(uncounted.clone()))?;
+        registry.register(Box::new(servers.clone()))?;
+        registry.register(Box::new(forwarding.clone()))?;
+        registry.register(Box::new(ejections.clone()))?;
+        registry.register(Box::new(retries.clone()))?;
         registry.register(Box::new(build))?;
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -164,6 +191,10 @@ impl Metrics {
             shadow,
             shadow_failing,
             uncounted,
+            servers,
+            forwarding,
+            ejections,
+            retries,
             telling: Mutex::new(()),
         })
     }
@@ -192,6 +223,24 @@ impl Metrics {
     /// Notes how often a shared limit could not be counted.
     pub fn note_rates(&self, limit: &str, unanswered: u64) {
         raise(&self.uncounted.with_label_values(&[limit]), unanswered);
+    }
+
+    /// Notes how an upstream stands: how many of its servers are in each state, how many requests are under way to it, and how
+    /// often a server was left alone and a request sent to another one so far.
+    pub fn note_upstream<'a>(
+        &self,
+        upstream: &str,
+        servers: impl Iterator<Item = (&'a str, usize)>,
+        under_way: usize,
+        (ejections, retries): (u64, u64),
+    ) {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (state, servers) in servers {
+            self.servers.with_label_values(&[upstream, state]).set(count(servers));
+        }
+        self.forwarding.with_label_values(&[upstream]).set(count(under_way));
+        self.ejections.with_label_values(&[upstream]).inc_by(ejections);
+        self.retries.with_label_values(&[upstream]).inc_by(retries);
     }
 
     /// Counts a decision that candidate policies were to be asked about.
@@ -253,8 +302,8 @@ impl Metrics {
         self.reload_failing.set(failing.into());
     }
 
-    /// Everything in Prometheus' text format, once `note` has noted what is counted elsewhere. Of issuers that are gone
-    /// nothing is told any more.
+    /// Everything in Prometheus' text format, once `note` has noted what is counted elsewhere. Of what is gone from the
+    /// configuration nothing is told any more.
     pub fn text(&self, note: impl FnOnce(&Self)) -> Vec<u8> {
         let _one_at_a_time = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         self.keys_age.reset();
@@ -262,6 +311,10 @@ impl Metrics {
         self.introspections.reset();
         self.lookups.reset();
         self.lookups_paused.reset();
+        self.servers.reset();
+        self.forwarding.reset();
+        self.ejections.reset();
+        self.retries.reset();
         note(self);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {

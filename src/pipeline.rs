@@ -180,7 +180,7 @@ impl Visit {
         self.record.action = Some(found.route.action_name().clone());
         self.record.upstream = found.route.upstream().cloned();
         // INVARIANT: the configuration has no route to an upstream that is not there.
-        let upstream = snapshot.upstreams.of(found.route.upstream().map(|name| &**name)).ok_or(Refusal::Internal)?;
+        let pool = snapshot.pools.of(found.route.upstream().map(|name| &**name)).ok_or(Refusal::Internal)?;
         let store = snapshot.stores.choose(found.route.store(), || inbound.host());
         let store = store.ok_or(Refusal::HostUnknown)?;
         self.record.store.clone_from(&store.name);
@@ -205,7 +205,7 @@ impl Visit {
             app: names.app.as_deref(),
             decision_id: &self.record.decision_id,
         };
-        Ok(snapshot.identity.obligations(upstream, &allowed, &told))
+        Ok(snapshot.identity.obligations(pool, &allowed, &told))
     }
 
     /// Who asks: remembered from an earlier request with the same token, or verified now.
@@ -284,6 +284,12 @@ impl Visit {
         if self.record.decision != Outcome::Deny {
             self.note_refusal(refusal);
         }
+    }
+
+    /// Notes to which server the request goes, and after how many that it was sent to before.
+    pub fn goes_to(&mut self, server: &Arc<str>, retries: u32) {
+        self.record.server = Some(server.clone());
+        self.record.retries = retries;
     }
 
     /// Notes the status that was answered.

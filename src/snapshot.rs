@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use crate::{
     base::outside::Outside,
     entities::{Mapping, RoutePlan, Subject, hiding::Recording, sources::Sources},
-    forward::{Identity, Upstreams},
+    forward::{Identity, Pools, Upstreams},
     limit::{RatePlan, Rates},
     policy::{shadow::Candidate, stores::Stores},
     request::{Limits, forwarded::TrustedProxies, route::RouteTable},
@@ -82,7 +82,7 @@ pub struct Snapshot {
     pub(crate) tells_nearest_miss: bool,
     pub(crate) records: Records,
     pub(crate) identity: Arc<Identity>,
-    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) pools: Pools,
 }
 
 /// The snapshot in force.
@@ -111,7 +111,7 @@ impl Blueprint {
             tells_nearest_miss: self.tells_nearest_miss,
             records: self.records,
             identity: Arc::new(self.identity),
-            upstreams: self.upstreams,
+            pools: Pools::start(&self.upstreams, before.map(|before| &before.pools)),
         }
     }
 }
@@ -135,6 +135,11 @@ impl Snapshot {
     /// Whether there should be candidate policies, and cannot.
     pub const fn candidate_failing(&self) -> bool {
         self.candidate_failing
+    }
+
+    /// Where allowed requests go.
+    pub const fn pools(&self) -> &Pools {
+        &self.pools
     }
 
     /// The issuers whose tokens are believed.

@@ -264,7 +264,8 @@ impl Outcome {
         let obligations = self.result.as_ref().ok()?;
         let name: HeaderName = name.parse().ok()?;
         let set = obligations.set().iter().find(|(set, _)| *set == name).map(|(_, value)| value);
-        let host = obligations.upstream().authority.as_ref().filter(|_| name == header::HOST);
+        let upstream = obligations.pool().upstream();
+        let host = Some(&upstream.host).filter(|_| name == header::HOST && !upstream.sees_host);
         match set.or(host) {
             Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).into_owned()),
             None if obligations.removes(&name) => None,

@@ -18,7 +18,7 @@ pub enum SecretSource {
 }
 
 /// A secret, which is in no output.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Secret(String);
 
 impl std::fmt::Debug for Secret {

@@ -28,6 +28,7 @@ use crate::{
         problem::{Problem, Problems, Source},
     },
     config, demo,
+    doors::trust,
     metrics::Metrics,
     server::{probe, tls},
 };
@@ -147,6 +148,7 @@ fn check(options: &CheckOptions) -> ExitCode {
         if !compiled.candidate_problems.0.is_empty() {
             return Err(Problems(compiled.candidate_problems.0));
         }
+        trust::check(&compiled.blueprint.upstreams)?;
         let servers = &compiled.servers;
         if let Some(Err(error)) = servers.tls.as_ref().map(|files| tls::acceptor(files, servers.http2)) {
             return Err(Problem::new(error).into());

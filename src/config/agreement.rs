@@ -79,7 +79,7 @@ impl Loaded {
             }
             let own = upstreams.of(plan.upstream().map(|name| &**name));
             let by_host = plan.names_host() || !route.hosts.is_empty();
-            if by_host && own.is_some_and(|upstream| !upstream.sees_host()) {
+            if by_host && own.is_some_and(|upstream| !upstream.sees_host) {
                 problems.push(Problem::at(&route.resource, HOST_UNSEEN).fix(FORWARD_HOST));
             }
         }

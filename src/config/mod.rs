@@ -246,7 +246,7 @@ impl Loaded {
         let limits = problems.keep(config.limits.request_limits());
         let cache = problems.keep(config.limits.cache_limits());
         let identity = problems.keep(Identity::compile(&config.identity));
-        let upstreams = problems.keep(Upstreams::compile(&config.upstream, &config.upstreams));
+        let upstreams = problems.keep(Upstreams::compile(&config.upstream, &config.upstreams, &self.files));
         let folder = config.policies.as_ref().map_or_else(|| PathBuf::from("policies"), |folder| folder.value.clone());
         // Policies that are written by others' conventions are named by others.
         let ids = if config.entities.profile == ProfileConfig::Portcullis { Ids::Required } else { Ids::ByFile };

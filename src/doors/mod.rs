@@ -1,6 +1,11 @@
 //! The doors (PEPs): each translates a protocol into the house's own words. A door sees obligations or a refusal,
 //! never a token, a policy or a snapshot.
 
+mod attempts;
+mod dial;
+mod failure;
 pub mod pace;
+mod probe;
 pub mod proxy;
-pub mod resolve;
+pub mod trust;
+pub mod upkeep;

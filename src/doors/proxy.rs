@@ -1,18 +1,14 @@
 //! The reverse proxy: an HTTP door on pingora. What is allowed goes to the upstream, byte for byte the target that
 //! was authorised; what is not is answered here.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, StatusCode, header};
 use pingora_core::{
     Error, ErrorSource,
-    ErrorType::{
-        ConnectError, ConnectNoRoute, ConnectRefused, ConnectTimedout, ConnectionClosed, H2Error, InternalError,
-        InvalidCert, InvalidHTTPHeader, ReadError, ReadTimedout, SocketError, TLSHandshakeFailure,
-        TLSHandshakeTimedout, WriteError, WriteTimedout,
-    },
+    ErrorType::{ConnectNoRoute, InternalError, InvalidHTTPHeader, ReadTimedout, WriteTimedout},
     Result,
     upstreams::peer::HttpPeer,
 };
@@ -20,22 +16,24 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::{
-    doors::{pace::Pace, resolve::Resolver},
-    forward::Obligations,
+    doors::{attempts::Attempts, dial, failure::refusal_of, pace::Pace, upkeep::Upkeep},
+    forward::{Obligations, upstream::Http2},
     pipeline::{Gate, Visit},
-    refusal::{ClientError, Refusal, UpstreamError},
+    refusal::{ClientError, Refusal},
     request::{
-        Head,
+        Head, RequestError,
         headers::{is_for_one_hop, nominates},
         upgrade::names_websocket,
     },
 };
 
+pub use crate::doors::attempts::ATTEMPTS_MAX;
+
 /// The door.
 #[derive(Debug)]
 pub struct ProxyDoor {
     gate: Gate,
-    resolver: Resolver,
+    upkeep: Upkeep,
 }
 
 /// One request at the door.
@@ -44,6 +42,7 @@ pub struct Passage {
     visit: Visit,
     /// Present from admission on: without it nothing is forwarded.
     obligations: Option<Obligations>,
+    attempts: Attempts,
     /// How its body comes in, where pingora sets no bound on that.
     pace: Option<Arc<Pace>>,
 }
@@ -62,9 +61,9 @@ impl ProxyDoor {
         &self.gate
     }
 
-    /// A door that asks `gate`, and forwards where that says.
-    pub fn new(gate: Gate) -> Self {
-        Self { gate, resolver: Resolver::default() }
+    /// A door that asks `gate`, and forwards where that says, to what `upkeep` looks after.
+    pub const fn new(gate: Gate, upkeep: Upkeep) -> Self {
+        Self { gate, upkeep }
     }
 }
 
@@ -73,7 +72,7 @@ impl ProxyHttp for ProxyDoor {
     type CTX = Passage;
 
     fn new_ctx(&self) -> Passage {
-        Passage { visit: self.gate.receive(), obligations: None, pace: Pace::ours() }
+        Passage { visit: self.gate.receive(), obligations: None, attempts: Attempts::default(), pace: Pace::ours() }
     }
 
     async fn early_request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<()> {
@@ -107,6 +106,13 @@ impl ProxyHttp for ProxyDoor {
             passage.visit.admit(&head).await
         };
         match outcome {
+            Ok(obligations) if is_upgrade(session) && obligations.pool().upstream().http2 == Http2::Only => {
+                // HTTP/2 has none, and without it this would be another request.
+                let refusal = RequestError::UpgradeUnclear.into();
+                passage.visit.fail(&refusal);
+                answer(session, &refusal, passage).await?;
+                Ok(true)
+            }
             Ok(obligations) => {
                 passage.obligations = Some(obligations);
                 Ok(false)
@@ -118,23 +124,55 @@ impl ProxyHttp for ProxyDoor {
         }
     }
 
-    async fn upstream_peer(&self, _: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
-        let upstream = obligations.upstream();
-        let server_name = if upstream.tls { upstream.host.clone() } else { String::new() };
-        let mut peer = match &upstream.socket {
-            Some(path) => HttpPeer::new_uds(&path.to_string_lossy(), false, server_name)?,
-            None => {
-                let address = self.resolver.address(upstream).await;
-                let address = address.map_err(|error| Error::because(ConnectNoRoute, "resolving", error))?;
-                HttpPeer::new(address, upstream.tls, server_name)
+        let Passage { attempts, visit, .. } = passage;
+        let retries = attempts.retries();
+        let turn = attempts.next(obligations);
+        let server = turn.map_err(|error| Error::because(ConnectNoRoute, "choosing a server", error))?.server();
+        visit.goes_to(server.name(), retries);
+        dial::peer(obligations.pool(), server.place(), &self.upkeep.trusts, is_upgrade(session))
+    }
+
+    /// Nothing of the request was sent: it may be tried at another server, whatever it is.
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _: &HttpPeer,
+        passage: &mut Passage,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let Passage { attempts, obligations: Some(obligations), .. } = passage else { return error };
+        let again = attempts.failed(obligations.pool(), !session.as_ref().retry_buffer_truncated());
+        error.set_retry(again);
+        error
+    }
+
+    /// Something of the request may have been sent: it is tried again only where twice is as good as once (RFC 9110 section
+    /// 9.2.2), nothing of an answer has gone on, and all of its body is still at hand.
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        passage: &mut Passage,
+        reused: bool,
+    ) -> Box<Error> {
+        let Passage { attempts, obligations: Some(obligations), .. } = passage else { return error };
+        error.retry.decide_reuse(reused);
+        let is_safe = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && final_response(session).is_none();
+        let again = match error.esource() {
+            ErrorSource::Upstream if reused && error.retry() => is_safe && attempts.was_stale(),
+            ErrorSource::Upstream => {
+                let waited = matches!(error.etype(), ReadTimedout | WriteTimedout);
+                attempts.failed(obligations.pool(), is_safe && !waited)
             }
+            _ => false,
         };
-        peer.options.total_connection_timeout = Some(upstream.connect_timeout);
-        peer.options.connection_timeout = Some(upstream.connect_timeout);
-        peer.options.read_timeout = Some(upstream.read_timeout);
-        peer.options.write_timeout = Some(upstream.write_timeout);
-        Ok(Box::new(peer))
+        error.set_retry(again);
+        error
     }
 
     /// Runs after pingora has removed what the client's `Connection` nominates, so ours cannot be nominated away.
@@ -154,8 +192,9 @@ impl ProxyHttp for ProxyDoor {
         for name in removed {
             request.remove_header(&name);
         }
-        if let Some(authority) = &obligations.upstream().authority {
-            request.insert_header(header::HOST, authority.clone())?;
+        let upstream = obligations.pool().upstream();
+        if !upstream.sees_host {
+            request.insert_header(header::HOST, upstream.host.clone())?;
         }
         for (name, value) in obligations.set() {
             request.insert_header(name.clone(), value.clone())?;
@@ -184,9 +223,14 @@ impl ProxyHttp for ProxyDoor {
         passage: &mut Passage,
     ) -> Result<()> {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
+        if !is_interim(response.status) {
+            passage.attempts.answered(obligations.pool(), response.status.as_u16());
+        }
         let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
-        let asked = session.as_downstream().as_http1().is_some_and(|h1| h1.is_upgrade_req());
-        if switches && !(asked && names_websocket(&session.req_header().headers) && names_websocket(&response.headers))
+        if switches
+            && !(is_upgrade(session)
+                && names_websocket(&session.req_header().headers)
+                && names_websocket(&response.headers))
         {
             return Error::e_explain(InvalidHTTPHeader, "another protocol than was asked for").map_err(|e| e.into_up());
         }
@@ -202,6 +246,21 @@ impl ProxyHttp for ProxyDoor {
         if switches {
             response.insert_header(header::CONNECTION, "Upgrade")?;
             response.insert_header(header::UPGRADE, "websocket")?;
+        }
+        Ok(())
+    }
+
+    /// What is hidden in the head of an answer is hidden behind its body too.
+    fn upstream_response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut http::HeaderMap,
+        passage: &mut Passage,
+    ) -> Result<()> {
+        let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
+        let removed: Vec<HeaderName> = trailers.keys().filter(|name| obligations.hides(name)).cloned().collect();
+        for name in removed {
+            trailers.remove(&name);
         }
         Ok(())
     }
@@ -290,8 +349,17 @@ fn certificate(session: &Session) -> Option<[u8; 32]> {
 
 /// The answer that was begun, if any: 100 Continue and its like are none. After 101 there is no other.
 fn final_response(session: &Session) -> Option<&ResponseHeader> {
-    let is_final = |status: StatusCode| !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
-    session.response_written().filter(|response| is_final(response.status))
+    session.response_written().filter(|response| !is_interim(response.status))
+}
+
+/// Whether another answer follows one of this status.
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Whether the client asks for another protocol.
+fn is_upgrade(session: &Session) -> bool {
+    session.as_downstream().as_http1().is_some_and(|h1| h1.is_upgrade_req())
 }
 
 /// Answers with a refusal. A request body that was not read closes the connection, which pingora sees to.
@@ -320,34 +388,4 @@ async fn answer(session: &mut Session, refusal: &Refusal, passage: &Passage) -> 
         session.write_response_body(Some(body), true).await?;
     }
     Ok(())
-}
-
-/// Whether the body was stopped for how it is framed.
-fn is_misframed(error: &Error) -> bool {
-    let cause = error.root_cause().downcast_ref::<io::Error>();
-    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
-}
-
-/// What an error between admission and the end of the answer comes to.
-fn refusal_of(error: &Error) -> Refusal {
-    let kind = error.etype();
-    match error.esource() {
-        ErrorSource::Downstream => match kind {
-            ReadTimedout => ClientError::BodyTimedOut.into(),
-            ReadError if is_misframed(error) => ClientError::RequestInvalid.into(),
-            WriteError | ReadError | ConnectionClosed | WriteTimedout | H2Error => ClientError::Gone.into(),
-            _ => ClientError::RequestInvalid.into(),
-        },
-        source => match kind {
-            ConnectTimedout | TLSHandshakeTimedout => UpstreamError::TimedOut.into(),
-            ReadTimedout | WriteTimedout if *source == ErrorSource::Upstream => UpstreamError::TimedOut.into(),
-            // pingora does not name the source of a downstream read that times out while the body is awaited.
-            ReadTimedout => ClientError::BodyTimedOut.into(),
-            ConnectRefused | ConnectNoRoute | ConnectError | SocketError | TLSHandshakeFailure | InvalidCert => {
-                UpstreamError::Unreachable.into()
-            }
-            _ if *source == ErrorSource::Upstream => UpstreamError::Invalid.into(),
-            _ => Refusal::Internal,
-        },
-    }
 }

@@ -10,7 +10,10 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Upstream;
+use super::{
+    Pool,
+    balance::{Balance, seed},
+};
 use crate::{
     base::{
         names::same,
@@ -111,7 +114,9 @@ pub struct Identity {
 /// What a door must do to a request before it goes on: remove some fields, then set others.
 #[derive(Clone, Debug)]
 pub struct Obligations {
-    upstream: Arc<Upstream>,
+    pool: Arc<Pool>,
+    /// Whom the request is for, where that decides which server gets it.
+    key: u64,
     identity: Arc<Identity>,
     set: Vec<(HeaderName, HeaderValue)>,
 }
@@ -173,8 +178,10 @@ impl Identity {
         starts_like(name, OURS) || self.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
     }
 
-    /// What is owed for an allowed request that goes to `upstream`.
-    pub fn obligations(self: &Arc<Self>, upstream: &Arc<Upstream>, _allowed: &Allowed, told: &Told<'_>) -> Obligations {
+    /// What is owed for an allowed request that goes to `pool`.
+    pub fn obligations(self: &Arc<Self>, pool: &Arc<Pool>, _allowed: &Allowed, told: &Told<'_>) -> Obligations {
+        let is_asked = pool.upstream().balance == Balance::UserHash;
+        let key = if is_asked { seed(told.user.unwrap_or(told.agent)) } else { 0 };
         let told = [
             (&self.agent, Some(told.agent)),
             (&self.user, told.user),
@@ -182,14 +189,19 @@ impl Identity {
             (&self.decision, Some(told.decision_id)),
         ];
         let set = told.into_iter().filter_map(|(name, value)| Some((name.clone(), header_value(value?)?))).collect();
-        Obligations { upstream: upstream.clone(), identity: self.clone(), set }
+        Obligations { pool: pool.clone(), key, identity: self.clone(), set }
     }
 }
 
 impl Obligations {
     /// Where the request goes.
-    pub const fn upstream(&self) -> &Arc<Upstream> {
-        &self.upstream
+    pub const fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// What stands for whom the request is for, where that decides which server gets it.
+    pub const fn key(&self) -> u64 {
+        self.key
     }
 
     /// Whether a field of this name that the client sent must be removed.

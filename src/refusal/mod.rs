@@ -58,6 +58,12 @@ pub enum UpstreamError {
     /// No connection.
     #[error("the upstream cannot be reached")]
     Unreachable,
+    /// Each of its servers is unwell, or left alone for a while.
+    #[error("no server of the upstream is available")]
+    Unavailable,
+    /// As many requests are under way to it as may be.
+    #[error("the upstream has as many requests as it may have")]
+    Busy,
     /// No answer in time.
     #[error("the upstream did not answer in time")]
     TimedOut,
@@ -106,6 +112,8 @@ impl Refusal {
             Self::Denied(Denied { reason: DenyReason::Failure, .. }) => row(StatusCode::FORBIDDEN, "policy_failed"),
             Self::Denied(_) => self.denied_row(),
             Self::Upstream(UpstreamError::Unreachable) => row(StatusCode::BAD_GATEWAY, "upstream_unreachable"),
+            Self::Upstream(UpstreamError::Unavailable) => row(StatusCode::SERVICE_UNAVAILABLE, "upstream_unavailable"),
+            Self::Upstream(UpstreamError::Busy) => row(StatusCode::SERVICE_UNAVAILABLE, "upstream_busy"),
             Self::Upstream(UpstreamError::Invalid) => row(StatusCode::BAD_GATEWAY, "upstream_invalid"),
             Self::Upstream(UpstreamError::TimedOut) => row(StatusCode::GATEWAY_TIMEOUT, "upstream_timed_out"),
             Self::Client(ClientError::BodyTimedOut) => row(StatusCode::REQUEST_TIMEOUT, "body_timed_out"),
@@ -204,7 +212,7 @@ impl Refusal {
         every.extend(tokens.map(Self::from));
         every.extend(mappings.map(Self::from));
         every.extend(denials.map(Self::from));
-        every.extend([U::Unreachable, U::TimedOut, U::Invalid].map(Self::from));
+        every.extend([U::Unreachable, U::Unavailable, U::Busy, U::TimedOut, U::Invalid].map(Self::from));
         let (limit, after) = (|| "limit".into(), Duration::from_secs(1));
         let limits = [
             LimitError::PeerLimited(limit(), after),

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use arc_swap::ArcSwapOption;
@@ -21,7 +22,9 @@ use super::{
     http1::{Http1Server, answer, json as answer_json},
     operator,
 };
-use crate::{base::secret::Secret, metrics::Metrics, reload::Reloads, snapshot::Current};
+use crate::{
+    base::secret::Secret, forward::server::State as ServerState, metrics::Metrics, reload::Reloads, snapshot::Current,
+};
 
 /// What the admin listener tells of.
 #[derive(Clone, Debug)]
@@ -38,7 +41,7 @@ pub struct State {
     pub token: Arc<ArcSwapOption<Secret>>,
 }
 
-/// Serves `/livez`, `/readyz`, `/metrics`, `/keys`, `/config` and `/deny-list` on `listener`.
+/// Serves `/livez`, `/readyz`, `/metrics`, `/keys`, `/upstreams`, `/config` and `/deny-list` on `listener`.
 ///
 /// # Errors
 /// When the listener has no address.
@@ -66,10 +69,15 @@ fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> 
         "/livez" => answer(StatusCode::OK, "text/plain", "alive\n"),
         "/readyz" => readiness(state),
         "/keys" => keys(state),
+        "/upstreams" => upstreams(state),
         // INVARIANT: only who has shown the operators' token comes here.
         "/config" => answer(StatusCode::OK, "application/yaml", state.current.load().text().to_string()),
         "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", metrics(state)),
-        _ => answer(StatusCode::NOT_FOUND, "text/plain", "/livez, /readyz, /metrics, /keys, /config or /deny-list\n"),
+        _ => answer(
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "/livez, /readyz, /metrics, /keys, /upstreams, /config or /deny-list\n",
+        ),
     }
 }
 
@@ -84,6 +92,23 @@ fn keys(state: &State) -> Response<Full<Bytes>> {
         })
     });
     answer_json(StatusCode::OK, &rings.collect::<Vec<_>>().into())
+}
+
+/// The servers that requests are forwarded to, upstream by upstream, and how each does.
+fn upstreams(state: &State) -> Response<Full<Bytes>> {
+    let snapshot = state.current.load();
+    let now = Instant::now();
+    let upstreams = snapshot.pools().all().map(|pool| {
+        let servers = pool.states(now).into_iter().map(|(server, state)| {
+            json!({
+                "address": &**server.name(), "state": state.name(), "weight": server.weight(),
+                "requests": server.under_way(),
+            })
+        });
+        let servers: Vec<_> = servers.collect();
+        json!({ "upstream": pool.name(), "requests": pool.under_way(), "servers": servers })
+    });
+    answer_json(StatusCode::OK, &upstreams.collect::<Vec<_>>().into())
 }
 
 /// What is counted as it happens, and what is asked for now.
@@ -102,6 +127,12 @@ fn metrics(state: &State) -> Vec<u8> {
         }
         for (limit, unanswered) in snapshot.rates().unanswered() {
             metrics.note_rates(limit, unanswered);
+        }
+        for pool in snapshot.pools().all() {
+            let states = pool.states(Instant::now());
+            let count = |state| states.iter().filter(|(_, its)| *its == state).count();
+            let counts = ServerState::ALL.into_iter().map(|state| (state.name(), count(state)));
+            metrics.note_upstream(pool.name(), counts, pool.under_way(), (pool.ejections(), pool.retries()));
         }
         let denied = issuers.denied().state();
         metrics.note_deny_list(denied.entries, denied.failing);

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     config::Servers,
-    doors::proxy::ProxyDoor,
+    doors::proxy::{ATTEMPTS_MAX, ProxyDoor},
     pipeline::Gate,
     refusal::{Refusal, Refused},
     request::RequestError,
@@ -118,8 +118,7 @@ impl Listener {
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let configuration = ServerConf {
-            // One attempt, and one more when a kept connection turns out to be closed.
-            max_retries: 2,
+            max_retries: ATTEMPTS_MAX,
             upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX,
             ..ServerConf::default()
         };

@@ -473,6 +473,47 @@ fn other_settings_are_held_to_their_ranges() {
 }
 
 #[test]
+fn upstreams_are_bounded_and_what_has_no_effect_in_them_is_an_error() {
+    let upstream = |more: &str, shown: &str| {
+        with("url: http://127.0.0.1:9000", &format!("url: {more}"), &[shown]);
+    };
+    for (more, shown) in [
+        ("http://a, addresses: [{ address: a }]", "`a` is not the address of a server"),
+        ("http://a, addresses: [{ address: 'http://a:1' }]", "is not the address of a server"),
+        ("http://a, addresses: [{ address: 'a:1' }, { address: 'a:1' }]", "`a:1` is there twice"),
+        ("http://a, addresses: [{ address: 'a:1', weight: 0 }]", "`weight` is out of range"),
+        ("http://a, addresses: [{ address: 'a:1', weight: 101 }]", "`weight` is out of range"),
+        ("http://a, balance: random", "unknown variant `random`"),
+        ("http://a, http2: offered", "HTTP/2 is offered in a TLS handshake, and this upstream speaks no TLS"),
+        ("http://a, tls: {}", "settings of TLS, which is not spoken to this upstream"),
+        ("'unix:/run/a.sock', tls: { server_name: a }", "settings of TLS"),
+        ("https://a, tls: { server_name: 'a b' }", "`a b` is not the name of a server"),
+        ("https://a, tls: { authorities: nowhere.pem }", "cannot read `nowhere.pem`"),
+        ("https://a, tls: { certificate: nowhere.pem }", "a certificate without its key"),
+        ("https://a, tls: { private_key: { file: nowhere.key } }", "a `private_key` without its certificate"),
+        ("http://a, idle_timeout_ms: 0", "`idle_timeout_ms` is out of range"),
+        ("http://a, retries_max: 6", "`retries_max` is out of range"),
+        ("http://a, requests_max: 0", "`requests_max` is out of range"),
+        ("http://a, health: {}", "missing field `path`"),
+        ("http://a, health: { path: healthz }", "`healthz` is not a path"),
+        ("http://a, health: { path: '/a b' }", "`/a b` is not a path"),
+        ("http://a, health: { path: '/a#b' }", "is not a path"),
+        ("http://a, health: { path: /, interval_ms: 99 }", "`interval_ms` is out of range"),
+        ("http://a, health: { path: /, timeout_ms: 9 }", "`timeout_ms` is out of range"),
+        ("http://a, health: { path: /, healthy_after: 0 }", "`healthy_after` is out of range"),
+        ("http://a, health: { path: /, unhealthy_after: 0 }", "`unhealthy_after` is out of range"),
+        ("http://a, ejection: { failures: 1001 }", "`failures` is out of range"),
+        ("http://a, ejection: { duration_ms: 99 }", "`duration_ms` is out of range"),
+        ("http://a, ejection: { percent_max: 0 }", "`percent_max` is out of range"),
+        ("http://a, ejection: { statuses: [404] }", "`404` does not say that a server failed"),
+    ] {
+        upstream(more, shown);
+    }
+    let many: Vec<_> = (0..257).map(|port| format!("{{ address: 'a:{port}' }}")).collect();
+    upstream(&format!("http://a, addresses: [{}]", many.join(", ")), "more than 256 servers");
+}
+
+#[test]
 fn hostile_yaml_is_an_error_and_soon() {
     let started = std::time::Instant::now();
     let bomb = (1..40).fold("a0: &a0 [x, x]\n".to_owned(), |text, n| {

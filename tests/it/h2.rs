@@ -60,7 +60,7 @@ impl Client {
         let (send, connection) = timeout(PATIENCE, h2::client::handshake(io)).await.unwrap().unwrap();
         Self { send, connection: tokio::spawn(connection) }
     }
-    async fn begin(&mut self, request: Request<()>, is_whole: bool) -> (ResponseFuture, SendStream<Bytes>) {
+    pub(crate) async fn begin(&mut self, request: Request<()>, is_whole: bool) -> (ResponseFuture, SendStream<Bytes>) {
         let mut send = timeout(PATIENCE, self.send.clone().ready()).await.unwrap().unwrap();
         send.send_request(request, is_whole).unwrap()
     }

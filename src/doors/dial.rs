@@ -1,0 +1,56 @@
+//! How pingora is told to connect to a server.
+
+use std::{sync::Arc, time::Duration};
+
+use pingora_core::{Error, ErrorType, Result, protocols::ALPN, upstreams::peer::HttpPeer};
+
+use super::trust::Trusts;
+use crate::forward::{Pool, address::Place, upstream::Http2};
+
+/// Requests at once on a connection in HTTP/2.
+const STREAMS_MAX: usize = 100;
+
+/// Bytes of an answer that are under way on a stream before the client has taken them. All streams of a connection together
+/// fit in [`CONNECTION_WINDOW`], so that a client that reads slowly holds up no other.
+const STREAM_WINDOW: u32 = 128 * 1024;
+
+/// Bytes of answers that are under way on a connection.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// How often an upstream is asked on a connection in HTTP/2 whether it is still there.
+const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// The server of `pool` at `place`, for a request that is one for an upgrade or not.
+pub(super) fn peer(pool: &Arc<Pool>, place: &Place, trusts: &Trusts, upgrades: bool) -> Result<Box<HttpPeer>> {
+    let upstream = pool.upstream();
+    let server_name = upstream.tls.as_ref().map_or_else(String::new, |tls| tls.server_name.clone());
+    let tls = upstream.tls.is_some();
+    let mut peer = match place {
+        Place::Network(address) => HttpPeer::new(address, tls, server_name),
+        Place::Socket(path) => HttpPeer::new_uds(&path.to_string_lossy(), tls, server_name)?,
+    };
+    let trust = trusts.of(pool).map_err(|error| Error::explain(ErrorType::InternalError, error))?;
+    if let Some(trust) = trust {
+        peer.options.ca.clone_from(&trust.authorities);
+        peer.client_cert_key.clone_from(&trust.shown);
+    }
+    peer.group_key = pool.group();
+    let options = &mut peer.options;
+    options.total_connection_timeout = Some(upstream.connect_timeout);
+    options.connection_timeout = Some(upstream.connect_timeout);
+    options.read_timeout = Some(upstream.read_timeout);
+    options.write_timeout = Some(upstream.write_timeout);
+    options.idle_timeout = Some(upstream.idle_timeout);
+    // An upgrade is one of HTTP/1.1 alone (RFC 9113 section 8.6).
+    options.alpn = match upstream.http2 {
+        Http2::Off => ALPN::H1,
+        Http2::Offered if upgrades => ALPN::H1,
+        Http2::Offered => ALPN::H2H1,
+        Http2::Only => ALPN::H2,
+    };
+    options.max_h2_streams = STREAMS_MAX;
+    options.h2_stream_window_size = Some(STREAM_WINDOW);
+    options.h2_connection_window_size = Some(CONNECTION_WINDOW);
+    options.h2_ping_interval = Some(PING_EVERY);
+    Ok(Box::new(peer))
+}

@@ -1,0 +1,128 @@
+//! How an upstream's servers are watched: by asking them, and by how they answer what is forwarded. Data only.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::base::{
+    problem::{Problem, Problems, bounded},
+    spanned::Spanned,
+};
+
+/// The section `health` of an upstream.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HealthConfig {
+    /// The path that each server is asked for; any status from 200 to 299 is good.
+    pub path: Spanned<String>,
+    /// Milliseconds between two questions to a server. Default 5000.
+    pub interval_ms: Option<Spanned<u64>>,
+    /// Milliseconds for an answer, connecting included. Default 2000.
+    pub timeout_ms: Option<Spanned<u64>>,
+    /// Good answers in a row after which a server gets requests again. Default 2.
+    pub healthy_after: Option<Spanned<u32>>,
+    /// Bad answers in a row after which a server gets none. Default 3.
+    pub unhealthy_after: Option<Spanned<u32>>,
+}
+
+/// How servers are asked whether they are well.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Health {
+    /// For what.
+    pub path: String,
+    /// How often.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Good answers in a row that make a server well.
+    pub healthy_after: u32,
+    /// Bad answers in a row that make it unwell.
+    pub unhealthy_after: u32,
+}
+
+/// The section `ejection` of an upstream.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EjectionConfig {
+    /// Failures in a row after which a server is left alone; 0 for never. Default 5.
+    pub failures: Option<Spanned<u32>>,
+    /// Milliseconds for which it is left alone. Default 30000.
+    pub duration_ms: Option<Spanned<u64>>,
+    /// Percent of the servers that can be left alone at once. Default 50.
+    pub percent_max: Option<Spanned<usize>>,
+    /// Statuses that count as failures, beside no connection, no answer and no valid one. Default none.
+    pub statuses: Vec<Spanned<u16>>,
+}
+
+/// When servers are left alone for how they answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Ejection {
+    /// After how many failures in a row; never, at 0.
+    pub failures: u32,
+    /// For how long.
+    pub duration: Duration,
+    /// How many percent of them at once.
+    pub percent_max: usize,
+    /// Statuses that are failures.
+    pub statuses: Vec<u16>,
+}
+
+impl HealthConfig {
+    /// Compiles the section.
+    ///
+    /// # Errors
+    /// Every [`Problem`] it has.
+    pub fn compile(&self) -> Result<Health, Problems> {
+        let mut problems = Problems::default();
+        let path = &self.path;
+        let is_path = path.value.starts_with('/') && path.value.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_path || path.value.contains('#') || path.value.len() > PATH_BYTES_MAX {
+            let problem = Problem::at(path, format!("`{}` is not a path", path.value));
+            problems.push(problem.fix("write one such as `/healthz`"));
+        }
+        let interval = problems.keep(bounded(self.interval_ms.as_ref(), "interval_ms", 5_000, 100..=3_600_000));
+        let timeout = problems.keep(bounded(self.timeout_ms.as_ref(), "timeout_ms", 2_000, 10..=60_000));
+        let healthy_after = problems.keep(bounded(self.healthy_after.as_ref(), "healthy_after", 2, 1..=100));
+        let unhealthy_after = problems.keep(bounded(self.unhealthy_after.as_ref(), "unhealthy_after", 3, 1..=100));
+        let health = (|| {
+            Some(Health {
+                path: path.value.clone(),
+                interval: Duration::from_millis(interval?),
+                timeout: Duration::from_millis(timeout?),
+                healthy_after: healthy_after?,
+                unhealthy_after: unhealthy_after?,
+            })
+        })();
+        problems.into_result(health)
+    }
+}
+
+/// Bytes of a path that servers are asked for.
+const PATH_BYTES_MAX: usize = 1024;
+
+impl EjectionConfig {
+    /// Compiles the section.
+    ///
+    /// # Errors
+    /// Every [`Problem`] it has.
+    pub fn compile(&self) -> Result<Ejection, Problems> {
+        let mut problems = Problems::default();
+        let failures = problems.keep(bounded(self.failures.as_ref(), "failures", 5, 0..=1_000));
+        let duration = problems.keep(bounded(self.duration_ms.as_ref(), "duration_ms", 30_000, 100..=3_600_000));
+        let percent_max = problems.keep(bounded(self.percent_max.as_ref(), "percent_max", 50, 1..=100));
+        for status in self.statuses.iter().filter(|status| !(500..=599).contains(&status.value)) {
+            let problem = Problem::at(status, format!("`{}` does not say that a server failed", status.value));
+            problems.push(problem.fix("choose from 500 to 599"));
+        }
+        let ejection = (|| {
+            Some(Ejection {
+                failures: failures?,
+                duration: Duration::from_millis(duration?),
+                percent_max: percent_max?,
+                statuses: self.statuses.iter().map(|status| status.value).collect(),
+            })
+        })();
+        problems.into_result(ejection)
+    }
+}
