@@ -1,6 +1,8 @@
 //! The corridor: the one walk from a request to an upstream, through every room in order. The order is code; each
 //! step takes what only the step before can make, so none can be left out.
 
+mod learn;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -13,6 +15,7 @@ use std::{
 use serde_json::value::RawValue;
 use ulid::Ulid;
 
+use self::learn::{Unknown, learn};
 use crate::{
     audit::{Outcome, Record, Sink},
     base::clock::{Clock, Timestamp},
@@ -21,7 +24,7 @@ use crate::{
     limit::Asker,
     metrics::Metrics,
     policy::{DenyReason, Explanation, PolicyNote},
-    refusal::{Offered, Refusal, Refused},
+    refusal::{ClientError, Offered, Refusal, Refused},
     request::{Head, Inbound, Limits, RequestError},
     shadow::Shadow,
     snapshot::{Current, Snapshot},
@@ -52,9 +55,13 @@ pub struct Visit {
     /// INVARIANT: the one snapshot that this request is decided and ended on.
     snapshot: Arc<Snapshot>,
     record: Record,
+    /// Who asks.
+    subject: Option<Arc<Subject>>,
     /// What the policies were asked.
     question: Option<DecisionRequest>,
     arrived: Instant,
+    /// Bytes of its body, where they are bounded.
+    body_bytes_max: Option<u64>,
     /// How the token was presented, once that is known.
     scheme: Option<Scheme>,
 }
@@ -98,7 +105,8 @@ impl Gate {
         };
         let snapshot = self.current.load();
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        Visit { gate: self.clone(), snapshot, record, question: None, arrived: Instant::now(), scheme: None }
+        let (gate, arrived) = (self.clone(), Instant::now());
+        Visit { gate, snapshot, record, subject: None, question: None, arrived, body_bytes_max: None, scheme: None }
     }
 
     /// Refuses, and records that it did, what came from `peer` and is not read.
@@ -121,6 +129,11 @@ impl Visit {
     /// The bounds on this request.
     pub fn limits(&self) -> Limits {
         self.snapshot.limits
+    }
+
+    /// Whether its body may have so many bytes.
+    pub fn may_hold(&self, bytes: u64) -> bool {
+        self.body_bytes_max.is_none_or(|max| bytes <= max)
     }
 
     /// Walks the request through the house.
@@ -169,6 +182,7 @@ impl Visit {
         let presented = Presented::of(&inbound)?;
         self.scheme = Some(presented.scheme);
         let subject = self.authenticate(&snapshot, &presented, now).await?;
+        self.subject = Some(subject.clone());
         let possession = snapshot.issuers.possession(subject.token(), &presented, &inbound, now)?;
         let names = subject.names();
         let asker = Asker { agent: Some(&names.agent), user: names.user.as_ref(), ..asker };
@@ -177,6 +191,10 @@ impl Visit {
             true if snapshot.routes.depends_on_host() => Refusal::HostUnknown,
             _ => Refusal::RouteMissing,
         })?;
+        self.body_bytes_max = found.route.body_bytes_max().or(snapshot.limits.body_bytes_max);
+        if inbound.content_length().is_some_and(|length| !self.may_hold(length)) {
+            return Err(ClientError::BodyTooLarge.into());
+        }
         self.record.action = Some(found.route.action_name().clone());
         self.record.upstream = found.route.upstream().cloned();
         // INVARIANT: the configuration has no route to an upstream that is not there.
@@ -241,6 +259,16 @@ impl Visit {
                 Err(refusal)
             }
         }
+    }
+
+    /// How much longer what was begun with this request may go on, by its token.
+    ///
+    /// # Errors
+    /// Why no longer.
+    pub fn holds_for(&self) -> Result<Duration, Refusal> {
+        let subject = self.subject.as_ref().ok_or(Refusal::Internal)?;
+        // By the latest configuration: its issuers, its deny-list.
+        Ok(self.gate.current.load().issuers.holds_for(subject.token(), self.gate.clock.now())?)
     }
 
     /// What the policies were asked, once they were.
@@ -320,41 +348,6 @@ impl Visit {
     fn note_policies(&mut self, determining: &[Arc<PolicyNote>]) {
         self.record.policies = determining.iter().map(|note| note.id.clone()).collect();
     }
-}
-
-/// Why nothing is to be known of a token; with the names in it, if it is believed at least.
-#[derive(Clone)]
-struct Unknown {
-    names: Option<Names>,
-    refusal: Refusal,
-}
-
-/// Finds out who presents a token. What the version before had verified, by rules and keys that are still the same, is not
-/// verified again.
-async fn learn(
-    snapshot: &Snapshot,
-    presented: &Presented<'_>,
-    now: Timestamp,
-    metrics: &Metrics,
-) -> Result<Arc<Subject>, Unknown> {
-    let earlier = match snapshot.version.checked_sub(1) {
-        Some(version) => snapshot.subjects.get(presented.fingerprint, version).await,
-        None => None,
-    };
-    let earlier = earlier.filter(|earlier| snapshot.issuers.still_holds(earlier.token(), now));
-    let verified = match earlier {
-        Some(earlier) => {
-            snapshot.subjects.remove(presented.fingerprint, snapshot.version.saturating_sub(1)).await;
-            Ok(earlier.token().clone())
-        }
-        None => snapshot.issuers.verify(presented.token, now).await.map(Arc::new),
-    };
-    let verified = verified.map_err(|error| Unknown { names: None, refusal: error.into() })?;
-    metrics.count_dropped_claims(verified.issuer(), snapshot.mapping.unread(&verified));
-    let unnamed = |error: MappingError| Unknown { names: None, refusal: error.into() };
-    let names = snapshot.mapping.names(&verified).map_err(unnamed)?;
-    let subject = snapshot.mapping.subject(verified, names.clone());
-    subject.map(Arc::new).map_err(|error| Unknown { names: Some(names), refusal: error.into() })
 }
 
 impl Drop for Visit {

@@ -10,7 +10,7 @@ use crate::{
         problem::{Problems, bounded},
         spanned::Spanned,
     },
-    request::Limits,
+    request::{Limits, body_bytes_max},
     token::cache::CacheLimits,
 };
 
@@ -32,8 +32,12 @@ pub struct LimitsConfig {
     pub tokens_cached_max: Option<Spanned<u64>>,
     /// Bytes that are remembered of tokens, estimated. Default 134217728.
     pub token_cache_bytes_max: Option<Spanned<u64>>,
+    /// Bytes of a request body, for routes that say nothing of that. Default: as many as come.
+    pub body_bytes_max: Option<Spanned<u64>>,
     /// Milliseconds for a request head, between two reads of a body, and between two writes. Default 30000.
     pub client_timeout_ms: Option<Spanned<u64>>,
+    /// Milliseconds without a byte after which a WebSocket is closed. Default 300000.
+    pub tunnel_idle_ms: Option<Spanned<u64>>,
 }
 
 impl LimitsConfig {
@@ -63,8 +67,12 @@ impl LimitsConfig {
             problems.keep(bounded(self.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
         let requests =
             problems.keep(bounded(self.requests_max.as_ref(), "requests_max", default.requests_max, 1..=1_000_000));
+        let body = problems.keep(body_bytes_max(self.body_bytes_max.as_ref()));
+        let tunnel = problems.keep(bounded(self.tunnel_idle_ms.as_ref(), "tunnel_idle_ms", 300_000, 100..=86_400_000));
         let limits = (|| {
             Some(Limits {
+                tunnel_idle: Duration::from_millis(tunnel?),
+                body_bytes_max: body?,
                 requests_max: requests?,
                 head_bytes_max: head?,
                 target_bytes_max: target?,

@@ -20,8 +20,13 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// How often an upstream is asked on a connection in HTTP/2 whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(30);
 
-/// The server of `pool` at `place`, for a request that is one for an upgrade or not.
-pub(super) fn peer(pool: &Arc<Pool>, place: &Place, trusts: &Trusts, upgrades: bool) -> Result<Box<HttpPeer>> {
+/// The server of `pool` at `place`. Where the request may open a `tunnel`, the server may be silent in it for so long.
+pub(super) fn peer(
+    pool: &Arc<Pool>,
+    place: &Place,
+    trusts: &Trusts,
+    tunnel: Option<Duration>,
+) -> Result<Box<HttpPeer>> {
     let upstream = pool.upstream();
     let server_name = upstream.tls.as_ref().map_or_else(String::new, |tls| tls.server_name.clone());
     let tls = upstream.tls.is_some();
@@ -38,13 +43,13 @@ pub(super) fn peer(pool: &Arc<Pool>, place: &Place, trusts: &Trusts, upgrades: b
     let options = &mut peer.options;
     options.total_connection_timeout = Some(upstream.connect_timeout);
     options.connection_timeout = Some(upstream.connect_timeout);
-    options.read_timeout = Some(upstream.read_timeout);
+    options.read_timeout = Some(tunnel.map_or(upstream.read_timeout, |idle| idle.max(upstream.read_timeout)));
     options.write_timeout = Some(upstream.write_timeout);
     options.idle_timeout = Some(upstream.idle_timeout);
     // An upgrade is one of HTTP/1.1 alone (RFC 9113 section 8.6).
     options.alpn = match upstream.http2 {
         Http2::Off => ALPN::H1,
-        Http2::Offered if upgrades => ALPN::H1,
+        Http2::Offered if tunnel.is_some() => ALPN::H1,
         Http2::Offered => ALPN::H2H1,
         Http2::Only => ALPN::H2,
     };

@@ -20,8 +20,10 @@ fn is_misframed(error: &Error) -> bool {
 
 /// What an error between admission and the end of the answer comes to.
 pub(super) fn refusal_of(error: &Error) -> Refusal {
-    if let Some(known) = error.root_cause().downcast_ref::<UpstreamError>() {
-        return (*known).into();
+    let cause = error.root_cause();
+    let ours = cause.downcast_ref::<UpstreamError>().map(|error| Refusal::from(*error));
+    if let Some(refusal) = ours.or_else(|| cause.downcast_ref::<ClientError>().map(|error| Refusal::from(*error))) {
+        return refusal;
     }
     let kind = error.etype();
     match error.esource() {

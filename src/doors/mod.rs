@@ -1,6 +1,7 @@
 //! The doors (PEPs): each translates a protocol into the house's own words. A door sees obligations or a refusal,
 //! never a token, a policy or a snapshot.
 
+mod answer;
 mod attempts;
 mod dial;
 mod failure;
@@ -8,4 +9,5 @@ pub mod pace;
 mod probe;
 pub mod proxy;
 pub mod trust;
+mod tunnel;
 pub mod upkeep;

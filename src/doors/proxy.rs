@@ -1,7 +1,7 @@
 //! The reverse proxy: an HTTP door on pingora. What is allowed goes to the upstream, byte for byte the target that
 //! was authorised; what is not is answered here.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +16,15 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::{
-    doors::{attempts::Attempts, dial, failure::refusal_of, pace::Pace, upkeep::Upkeep},
+    doors::{
+        answer::{answer, final_response, is_interim},
+        attempts::Attempts,
+        dial,
+        failure::refusal_of,
+        pace::Pace,
+        tunnel::Tunnel,
+        upkeep::Upkeep,
+    },
     forward::{Obligations, upstream::Http2},
     pipeline::{Gate, Visit},
     refusal::{ClientError, Refusal},
@@ -43,6 +51,9 @@ pub struct Passage {
     /// Present from admission on: without it nothing is forwarded.
     obligations: Option<Obligations>,
     attempts: Attempts,
+    tunnel: Tunnel,
+    /// Of its body, so far.
+    body_bytes: u64,
     /// How its body comes in, where pingora sets no bound on that.
     pace: Option<Arc<Pace>>,
 }
@@ -72,7 +83,14 @@ impl ProxyHttp for ProxyDoor {
     type CTX = Passage;
 
     fn new_ctx(&self) -> Passage {
-        Passage { visit: self.gate.receive(), obligations: None, attempts: Attempts::default(), pace: Pace::ours() }
+        Passage {
+            visit: self.gate.receive(),
+            obligations: None,
+            attempts: Attempts::default(),
+            tunnel: Tunnel::default(),
+            body_bytes: 0,
+            pace: Pace::ours(),
+        }
     }
 
     async fn early_request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<()> {
@@ -110,7 +128,7 @@ impl ProxyHttp for ProxyDoor {
                 // HTTP/2 has none, and without it this would be another request.
                 let refusal = RequestError::UpgradeUnclear.into();
                 passage.visit.fail(&refusal);
-                answer(session, &refusal, passage).await?;
+                answer(session, &refusal, &passage.visit).await?;
                 Ok(true)
             }
             Ok(obligations) => {
@@ -118,7 +136,7 @@ impl ProxyHttp for ProxyDoor {
                 Ok(false)
             }
             Err(refusal) => {
-                answer(session, &refusal, passage).await?;
+                answer(session, &refusal, &passage.visit).await?;
                 Ok(true)
             }
         }
@@ -131,7 +149,8 @@ impl ProxyHttp for ProxyDoor {
         let turn = attempts.next(obligations);
         let server = turn.map_err(|error| Error::because(ConnectNoRoute, "choosing a server", error))?.server();
         visit.goes_to(server.name(), retries);
-        dial::peer(obligations.pool(), server.place(), &self.upkeep.trusts, is_upgrade(session))
+        let tunnel = is_upgrade(session).then(|| visit.limits().tunnel_idle);
+        dial::peer(obligations.pool(), server.place(), &self.upkeep.trusts, tunnel)
     }
 
     /// Nothing of the request was sent: it may be tried at another server, whatever it is.
@@ -205,13 +224,21 @@ impl ProxyHttp for ProxyDoor {
 
     async fn request_body_filter(
         &self,
-        _: &mut Session,
-        _: &mut Option<Bytes>,
+        session: &mut Session,
+        part: &mut Option<Bytes>,
         is_last: bool,
         passage: &mut Passage,
     ) -> Result<()> {
         passage.expect_body(is_last);
-        Ok(())
+        let more = part.as_ref().map_or(0, Bytes::len).try_into().unwrap_or(u64::MAX);
+        passage.body_bytes = passage.body_bytes.saturating_add(more);
+        if session.was_upgraded() {
+            return passage.tunnel.pass(session, &passage.visit);
+        }
+        if passage.visit.may_hold(passage.body_bytes) {
+            return Ok(());
+        }
+        Err(Error::because(InvalidHTTPHeader, "reading a body", ClientError::BodyTooLarge).into_down())
     }
 
     /// Leaves the client nothing of an answer that was for this hop alone, or that only the upstream is told. pingora frames
@@ -246,8 +273,20 @@ impl ProxyHttp for ProxyDoor {
         if switches {
             response.insert_header(header::CONNECTION, "Upgrade")?;
             response.insert_header(header::UPGRADE, "websocket")?;
+            passage.tunnel.open();
         }
-        Ok(())
+        passage.tunnel.pass(session, &passage.visit)
+    }
+
+    fn upstream_response_body_filter(
+        &self,
+        session: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        passage: &mut Passage,
+    ) -> Result<Option<Duration>> {
+        passage.tunnel.pass(session, &passage.visit)?;
+        Ok(None)
     }
 
     /// What is hidden in the head of an answer is hidden behind its body too.
@@ -266,13 +305,13 @@ impl ProxyHttp for ProxyDoor {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Passage) -> FailToProxy {
-        let refusal = refusal_of(error);
+        let refusal = passage.tunnel.ended(&passage.visit, refusal_of(error));
         passage.visit.fail(&refusal);
         if refusal == Refusal::Internal {
             tracing::error!(%error, decision_id = passage.visit.decision_id(), "a request failed inside");
         }
         let answered = final_response(session).is_none() && refusal != Refusal::Client(ClientError::Gone);
-        if answered && let Err(error) = answer(session, &refusal, passage).await {
+        if answered && let Err(error) = answer(session, &refusal, &passage.visit).await {
             tracing::debug!(%error, "a refusal could not be sent");
         }
         FailToProxy { error_code: if answered { refusal.status().as_u16() } else { 0 }, can_reuse_downstream: false }
@@ -347,45 +386,7 @@ fn certificate(session: &Session) -> Option<[u8; 32]> {
     session.digest()?.ssl_digest.as_ref()?.cert_digest.as_slice().try_into().ok()
 }
 
-/// The answer that was begun, if any: 100 Continue and its like are none. After 101 there is no other.
-fn final_response(session: &Session) -> Option<&ResponseHeader> {
-    session.response_written().filter(|response| !is_interim(response.status))
-}
-
-/// Whether another answer follows one of this status.
-fn is_interim(status: StatusCode) -> bool {
-    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
-}
-
 /// Whether the client asks for another protocol.
 fn is_upgrade(session: &Session) -> bool {
     session.as_downstream().as_http1().is_some_and(|h1| h1.is_upgrade_req())
-}
-
-/// Answers with a refusal. A request body that was not read closes the connection, which pingora sees to.
-async fn answer(session: &mut Session, refusal: &Refusal, passage: &Passage) -> Result<()> {
-    let body = Bytes::from(refusal.problem(passage.visit.decision_id()).to_string());
-    let mut response = ResponseHeader::build(refusal.status(), Some(6))?;
-    response.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
-    response.insert_header(header::CONTENT_LENGTH, body.len())?;
-    response.insert_header(header::CACHE_CONTROL, "no-store")?;
-    if let Some(challenge) = passage.visit.challenge(refusal) {
-        response.insert_header(header::WWW_AUTHENTICATE, challenge)?;
-    }
-    if let Some(nonce) = refusal.nonce() {
-        response.insert_header("dpop-nonce", nonce.as_str())?;
-    }
-    if let Some(after) = refusal.retry_after() {
-        response.insert_header(header::RETRY_AFTER, after.as_secs())?;
-    }
-    if matches!(refusal, Refusal::Request(_)) {
-        // Where the head has two readings, nobody can say where the next request begins.
-        session.set_keepalive(None);
-    }
-    let bodiless = session.req_header().method == http::Method::HEAD;
-    session.write_response_header(Box::new(response), bodiless).await?;
-    if !bodiless {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
 }

@@ -37,6 +37,7 @@ pub struct RoutePlan {
     pub(super) purpose: Option<Purpose>,
     pub(super) store: Option<String>,
     pub(super) upstream: Option<Arc<str>>,
+    pub(super) body_bytes_max: Option<u64>,
     /// Which of the mapping's contexts its action takes.
     pub(super) context: usize,
 }
@@ -61,6 +62,11 @@ impl RoutePlan {
     pub fn scope(&self) -> Option<&str> {
         self.scope.as_deref()
     }
+    /// Bytes of a request body, where it bounds them.
+    pub const fn body_bytes_max(&self) -> Option<u64> {
+        self.body_bytes_max
+    }
+
     /// The upstream that its requests go to, where that is not the usual one.
     pub const fn upstream(&self) -> Option<&Arc<str>> {
         self.upstream.as_ref()

@@ -23,7 +23,10 @@ use crate::{
         problem::{Problem, Problems},
         spanned::Spanned,
     },
-    request::route::{METHODS, PathTemplate},
+    request::{
+        body_bytes_max,
+        route::{METHODS, PathTemplate},
+    },
     token::claims::is_scope,
 };
 
@@ -61,6 +64,8 @@ pub struct RouteConfig {
     pub store: Option<Spanned<String>>,
     /// The upstream that allowed requests go to, one of `upstreams`. Default: `upstream`.
     pub upstream: Option<Spanned<String>>,
+    /// Bytes of a request body. Default: as `limits` says.
+    pub body_bytes_max: Option<Spanned<u64>>,
 }
 
 /// Whether an agent must act for a user.
@@ -109,6 +114,7 @@ impl RouteConfig {
             let principals = problems.keep(self.principals(types));
             let purpose = problems.keep(self.purpose(types));
             problems.keep(self.applies(action, principals.as_deref().unwrap_or(&[Side::Agent]), &resource, types));
+            let body_bytes_max = problems.keep(body_bytes_max(self.body_bytes_max.as_ref()));
             let context = problems.keep(self.context(action, types, contexts));
             let input = problems.keep(self.input(action, parameters));
             let attributes = problems.keep(self.attributes(&resource, parameters, types));
@@ -126,6 +132,7 @@ impl RouteConfig {
                 purpose: purpose?,
                 store: self.store.as_ref().map(|store| store.value.clone()),
                 upstream: self.upstream.as_ref().map(|upstream| upstream.value.as_str().into()),
+                body_bytes_max: body_bytes_max?,
                 context: context?,
             })
         })();

@@ -4,6 +4,7 @@
 //! what a policy's author wrote for it.
 
 mod challenge;
+mod faults;
 mod refused;
 mod stage;
 
@@ -13,6 +14,7 @@ use http::StatusCode;
 
 pub use self::{
     challenge::{Challenge, Offered},
+    faults::{ClientError, UpstreamError},
     refused::Refused,
     stage::Stage,
 };
@@ -52,41 +54,6 @@ pub enum Refusal {
     Internal,
 }
 
-/// What can go wrong behind us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UpstreamError {
-    /// No connection.
-    #[error("the upstream cannot be reached")]
-    Unreachable,
-    /// Each of its servers is unwell, or left alone for a while.
-    #[error("no server of the upstream is available")]
-    Unavailable,
-    /// As many requests are under way to it as may be.
-    #[error("the upstream has as many requests as it may have")]
-    Busy,
-    /// No answer in time.
-    #[error("the upstream did not answer in time")]
-    TimedOut,
-    /// An answer that is not HTTP, or broke off.
-    #[error("the upstream's answer is not valid")]
-    Invalid,
-}
-
-/// What can go wrong before us, once a request has been allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClientError {
-    /// The body did not come in time.
-    #[error("the request body did not come in time")]
-    BodyTimedOut,
-    /// The body is not framed as announced, `Connection` names a field that must stay, or more was sent than one
-    /// request.
-    #[error("the request is not one that can be sent on")]
-    RequestInvalid,
-    /// The client went away.
-    #[error("the client went away")]
-    Gone,
-}
-
 /// A row of the table.
 struct Row {
     status: StatusCode,
@@ -117,6 +84,8 @@ impl Refusal {
             Self::Upstream(UpstreamError::Invalid) => row(StatusCode::BAD_GATEWAY, "upstream_invalid"),
             Self::Upstream(UpstreamError::TimedOut) => row(StatusCode::GATEWAY_TIMEOUT, "upstream_timed_out"),
             Self::Client(ClientError::BodyTimedOut) => row(StatusCode::REQUEST_TIMEOUT, "body_timed_out"),
+            Self::Client(ClientError::BodyTooLarge) => row(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::Client(ClientError::TunnelIdle) => row(StatusCode::REQUEST_TIMEOUT, "tunnel_idle"),
             Self::Client(ClientError::RequestInvalid) => row(StatusCode::BAD_REQUEST, "request_invalid"),
             Self::Client(ClientError::Gone) => row(StatusCode::BAD_REQUEST, "client_gone"),
             Self::HostUnknown => row(StatusCode::MISDIRECTED_REQUEST, "host_unknown"),
@@ -220,7 +189,7 @@ impl Refusal {
             LimitError::Unavailable(limit()),
         ];
         every.extend(limits.map(Self::Limited));
-        every.extend([C::BodyTimedOut, C::RequestInvalid, C::Gone].map(Self::from));
+        every.extend([C::BodyTimedOut, C::BodyTooLarge, C::RequestInvalid, C::TunnelIdle, C::Gone].map(Self::from));
         every
     }
 

@@ -21,6 +21,10 @@ use std::{
 use http::{HeaderMap, Method, header};
 
 use self::{headers::only, path::Target, route::AmbiguousRoute};
+use crate::base::{
+    problem::{Problem, bounded},
+    spanned::Spanned,
+};
 
 /// A request head as a door read it from the wire.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +62,20 @@ pub struct Limits {
     pub target_bytes_max: usize,
     /// Requests under way at once, of all clients.
     pub requests_max: usize,
+    /// Bytes of a request body, for routes that say nothing of that.
+    pub body_bytes_max: Option<u64>,
     /// From the first byte of a head to its last, between two reads of a body, and between two writes.
     pub client_timeout: Duration,
+    /// How long a client may send nothing after a switch of protocols.
+    pub tunnel_idle: Duration,
+}
+
+/// A bound on the bytes of a request body, as configured.
+///
+/// # Errors
+/// A [`Problem`] where it is none.
+pub fn body_bytes_max(value: Option<&Spanned<u64>>) -> Result<Option<u64>, Problem> {
+    value.map(|_| bounded(value, "body_bytes_max", 0, 0..=1 << 50)).transpose()
 }
 
 impl Default for Limits {
@@ -68,7 +84,9 @@ impl Default for Limits {
             head_bytes_max: 32 * 1024,
             target_bytes_max: 4 * 1024,
             requests_max: 10_000,
+            body_bytes_max: None,
             client_timeout: Duration::from_secs(30),
+            tunnel_idle: Duration::from_secs(300),
         }
     }
 }
@@ -166,6 +184,10 @@ impl<'a> Inbound<'a> {
     /// The header fields.
     pub const fn headers(&self) -> &'a HeaderMap {
         self.headers
+    }
+    /// Bytes of the body that the head announces.
+    pub fn content_length(&self) -> Option<u64> {
+        self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
     /// The host that the client addresses: lower case, without port and without a dot at its end.
     ///

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -134,11 +135,28 @@ impl Issuers {
 
     /// Whether what was verified earlier would still be: not expired, by an issuer of ours, and under the same keys.
     pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> bool {
+        token.expires > now && self.vouch(token)
+    }
+
+    /// How much longer what was begun with `token` may go on. Its issuer is not asked again.
+    ///
+    /// # Errors
+    /// Why no longer.
+    pub fn holds_for(&self, token: &VerifiedToken, now: Timestamp) -> Result<Duration, TokenError> {
+        if self.denied.denies(token, now) {
+            return Err(TokenError::Revoked);
+        }
+        if !self.vouch(token) {
+            return Err(TokenError::KeyUnknown);
+        }
+        if token.ends <= now { Err(TokenError::Expired) } else { Ok(token.ends.since(now)) }
+    }
+
+    fn vouch(&self, token: &VerifiedToken) -> bool {
         let same_rules = |rules: &Arc<Rules>| Arc::ptr_eq(rules, &token.rules);
         let signed = self.signing.get(token.issuer());
-        let vouched = signed.is_some_and(|it| same_rules(&it.rules) && it.keys.generation() == token.generation)
-            || self.asked.iter().any(|it| same_rules(&it.rules));
-        token.expires > now && vouched
+        signed.is_some_and(|it| same_rules(&it.rules) && it.keys.generation() == token.generation)
+            || self.asked.iter().any(|it| same_rules(&it.rules))
     }
 
     /// What is refused although everything about it is right.

@@ -148,6 +148,8 @@ pub struct VerifiedToken {
     claims: Map<String, Value>,
     size: usize,
     expires: Timestamp,
+    /// When it ceases to be valid by what it says itself, leeway included: an answer about it may serve for less long.
+    ends: Timestamp,
     /// From its verification to then.
     lifetime: Duration,
     generation: u64,

@@ -114,7 +114,8 @@ impl Rules {
         let Signed { claims, size, generation, until } = signed;
         let read = Claims(&claims);
         let delegated = Delegated::of(&claims, self.user_claim.as_ref(), &self.user_issuer)?;
-        let expires = self.check_time(read, delegated.user().is_some(), until, now)?;
+        let ends = self.check_time(read, delegated.user().is_some(), until, now)?;
+        let expires = until.map_or(ends, |until| until.min(ends));
         self.profile.check_kind(media_type, read)?;
         // Whatever they name, they are text (RFC 7519 sections 4.1.2 and 4.1.7).
         for name in ["sub", "jti"] {
@@ -143,6 +144,7 @@ impl Rules {
             caller_app: read.identifier("callerApp").ok().flatten(),
             rules: self.clone(),
             expires,
+            ends,
             lifetime: expires.since(now),
             generation,
             cleared: AtomicU64::new(0),
@@ -169,17 +171,16 @@ impl Rules {
         if end <= now {
             return Err(TokenError::Expired);
         }
-        let until = until.map_or(end, |until| until.min(end));
         if let Some(lifetime) = self.lifetime_max
             && issued.is_none_or(|issued| expires > issued.later(lifetime))
         {
             return Err(TokenError::LifetimeExceeded);
         }
         match self.delegation_age_max.filter(|_| delegated) {
-            None => Ok(until),
+            None => Ok(end),
             Some(age) => {
                 let stale = issued.ok_or(TokenError::DelegationStale)?.later(age).later(self.leeway);
-                if stale > now { Ok(until.min(stale)) } else { Err(TokenError::DelegationStale) }
+                if stale > now { Ok(end.min(stale)) } else { Err(TokenError::DelegationStale) }
             }
         }
     }

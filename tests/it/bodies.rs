@@ -203,3 +203,53 @@ async fn chunks_that_go_wrong_on_the_way_end_the_request_and_the_connection() {
         assert_eq!(house.record().await.unwrap().code, code, "{rest:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_no_larger_than_its_route_lets_it_be() {
+    let route = |path: &str, max: &str| {
+        format!(
+            "  - {{ methods: [POST], path: '{path}', action: readOnly, resource: 'UserData::\"user-1\"', \
+             attributes: {{ owner: 'User::\"user-1\"' }}{max} }}\n"
+        )
+    };
+    let text = format!(
+        "{ROUTES}{}{}limits: {{ body_bytes_max: 20000 }}\n",
+        route("/small", ", body_bytes_max: 10"),
+        route("/usual", "")
+    );
+    let mut house = House::build(Some(&text), &[], house::NOW).await;
+    for (path, max) in [("/small", 10), ("/usual", 20_000)] {
+        for (length, code, status) in [(max, "allowed", 200), (max + 1, "body_too_large", 413)] {
+            let body = "x".repeat(length);
+            let before = house.service.received();
+            let announced = [house::bearer(), ("content-length".into(), length.to_string())];
+            let mut request = wire::request("POST", path, &announced);
+            request.extend(body.bytes());
+            let (answer, record) = house.ask(&request).await;
+            assert_eq!((answer.status, record.unwrap().code), (status, code), "{path} {length}");
+            let chunked = [house::bearer(), ("transfer-encoding".into(), "chunked".into())];
+            let mut request = wire::request("POST", path, &chunked);
+            for part in [&body[..5], &body[5..]] {
+                request.extend(format!("{:x}\r\n{part}\r\n", part.len()).bytes());
+            }
+            request.extend(b"0\r\n\r\n");
+            let (answer, record) = house.ask(&request).await;
+            assert_eq!((answer.status, record.unwrap().code), (status, code), "{path} {length} in chunks");
+            let mut client = crate::h2::Client::to(house.app.address()).await;
+            let (name, token) = house::bearer();
+            let request =
+                http::Request::post(format!("http://gate.example{path}")).header(name, token).body(()).unwrap();
+            let (response, mut send) = client.begin(request, false).await;
+            // The gate may have stopped listening by now.
+            for part in body.as_bytes().chunks(8_000) {
+                let _ = send.send_data(part.to_vec().into(), false);
+            }
+            let _ = send.send_data(bytes::Bytes::new(), true);
+            assert_eq!(response.await.unwrap().status().as_u16(), status, "{path} {length} in HTTP/2");
+            assert_eq!(house.record().await.unwrap().code, code, "{path} {length} in HTTP/2");
+            // Whatever of it the service saw was no whole request, and none at all where the head told.
+            let most = if code == "allowed" { 3 } else { 2 };
+            assert!(house.service.received() - before <= most);
+        }
+    }
+}

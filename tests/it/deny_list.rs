@@ -5,9 +5,11 @@ use std::{fs, path::Path, time::Duration};
 use portcullis::config;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
     house::{self, House},
+    upgrade,
     wire::{self, Answer},
 };
 
@@ -70,6 +72,25 @@ async fn admin(house: &House, method: &str, path: &str, token: Option<&str>, bod
 }
 
 const TOKEN: Option<&str> = Some("for operators only");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_passes_any_more_by_a_tunnel_of_whom_it_names() {
+    let folder = folder("");
+    let (upstream, got) = upgrade::upstream(upgrade::SWITCHES).await;
+    let loaded = config::load(&folder.path().join("config.yaml")).unwrap_or_else(|error| panic!("{error}"));
+    let mut house = House::before(loaded, &format!("http://{upstream}")).await;
+    let mut streams = [upgrade::tunnel(&house).await, upgrade::tunnel(&house).await];
+    let entry = json!({ "user": "u|user-1" }).to_string();
+    assert_eq!(admin(&house, "POST", "/deny-list", TOKEN, &entry).await.status, 201);
+    for stream in &mut streams {
+        stream.write_all(b"more").await.unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"");
+        assert_eq!(house.record().await.unwrap().code, "token_revoked");
+    }
+    assert!(got.lock().unwrap().iter().all(|bytes| !bytes.ends_with(b"more")));
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_entry_denies_whom_it_names_and_nobody_else() {

@@ -23,14 +23,14 @@ use crate::{
 const ASKS: &str =
     "upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: eA==\r\n";
 
-const SWITCHES: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: eA==\r\n\r\n";
+pub(crate) const SWITCHES: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: eA==\r\n\r\n";
 
 /// What an upstream got, connection by connection.
-type Got = Arc<Mutex<Vec<Vec<u8>>>>;
+pub(crate) type Got = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// An upstream that answers each head with `answer`, a moment after it came. Where that switches, what comes next is sent
 /// back in upper case.
-async fn upstream(answer: &'static str) -> (SocketAddr, Got) {
+pub(crate) async fn upstream(answer: &'static str) -> (SocketAddr, Got) {
     let listener = house::loopback().await;
     let (address, got) = (listener.local_addr().unwrap(), Got::default());
     let all = got.clone();
@@ -67,8 +67,12 @@ async fn serve(mut stream: TcpStream, answer: &'static str, got: Got, index: usi
 }
 
 async fn gate(upstream: SocketAddr) -> House {
+    gate_with(upstream, "client_timeout_ms: 1000, tunnel_idle_ms: 1000").await
+}
+
+async fn gate_with(upstream: SocketAddr, limits: &str) -> House {
     let text = ROUTES.replace("127.0.0.1:1'", "127.0.0.1:1', read_timeout_ms: 2000");
-    let text = format!("{text}limits: {{ client_timeout_ms: 1000 }}\n");
+    let text = format!("{text}limits: {{ {limits} }}\n");
     House::build_for(&text, &format!("http://{upstream}")).await
 }
 
@@ -290,7 +294,58 @@ async fn an_upgraded_connection_that_breaks_gets_no_words_of_ours() {
     let bytes = wire::send(house.app.address(), request(ASKS).as_bytes()).await;
     let text = String::from_utf8_lossy(&bytes);
     assert!(text.starts_with("HTTP/1.1 101") && text.ends_with("\r\n\r\n"), "{text}");
-    assert_eq!(house.record().await.unwrap().code, "body_timed_out");
+    assert_eq!(house.record().await.unwrap().code, "tunnel_idle");
+}
+
+/// A tunnel through `house`, to an upstream that gives back in upper case what it gets.
+pub(crate) async fn tunnel(house: &House) -> TcpStream {
+    let mut stream = TcpStream::connect(house.app.address()).await.unwrap();
+    stream.write_all(request(ASKS).as_bytes()).await.unwrap();
+    assert_eq!(answer(&mut stream).await.status, 101);
+    stream.write_all(b"ping").await.unwrap();
+    assert_eq!(next(&mut stream).await, b"PING");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_may_be_silent_for_as_long_as_it_may_whatever_bodies_may() {
+    let (upstream, _) = upstream(SWITCHES).await;
+    let mut house = gate_with(upstream, "client_timeout_ms: 100, tunnel_idle_ms: 2500").await;
+    let mut stream = tunnel(&house).await;
+    // Longer than a body may pause, and than an answer may.
+    for _ in 0..2 {
+        sleep(Duration::from_millis(2100)).await;
+        stream.write_all(b"ping").await.unwrap();
+        assert_eq!(next(&mut stream).await, b"PING");
+    }
+    assert_eq!(next(&mut stream).await, b"");
+    assert_eq!(house.record().await.unwrap().code, "tunnel_idle");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_ends_with_the_token_that_it_was_opened_by() {
+    let expires = house::claims()["exp"].as_u64().unwrap();
+    for (now, passes) in [(expires - 1, true), (expires + 9, true), (expires + 11, false)] {
+        let (upstream, got) = upstream(SWITCHES).await;
+        let mut house = gate_with(upstream, "tunnel_idle_ms: 60000").await;
+        let mut stream = tunnel(&house).await;
+        house.at(now);
+        stream.write_all(b"more").await.unwrap();
+        assert_eq!(next(&mut stream).await, if passes { &b"MORE"[..] } else { b"" }, "{now}");
+        assert_eq!(got.lock().unwrap().concat().ends_with(b"more"), passes, "{now}");
+        drop(stream);
+        let record = house.record().await.unwrap();
+        assert_eq!((record.decision, record.status), (Outcome::Allow, 101));
+        assert_eq!(record.code, if passes { "allowed" } else { "token_expired" });
+    }
+    // It ends by itself too, when nothing passes.
+    let (upstream, _) = upstream(SWITCHES).await;
+    let mut house = gate_with(upstream, "tunnel_idle_ms: 60000").await;
+    house.at(expires + 9);
+    let mut stream = tunnel(&house).await;
+    house.at(expires + 10);
+    assert_eq!(next(&mut stream).await, b"");
+    assert_eq!(house.record().await.unwrap().code, "token_expired");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,47 @@
+//! What clients are answered, and what they are answered here.
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora_core::Result;
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+use crate::{pipeline::Visit, refusal::Refusal};
+
+/// The answer that was begun, if any: 100 Continue and its like are none. After 101 there is no other.
+pub(super) fn final_response(session: &Session) -> Option<&ResponseHeader> {
+    session.response_written().filter(|response| !is_interim(response.status))
+}
+
+/// Whether another answer follows one of this status.
+pub(super) fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Answers with a refusal. A request body that was not read closes the connection, which pingora sees to.
+pub(super) async fn answer(session: &mut Session, refusal: &Refusal, visit: &Visit) -> Result<()> {
+    let body = Bytes::from(refusal.problem(visit.decision_id()).to_string());
+    let mut response = ResponseHeader::build(refusal.status(), Some(6))?;
+    response.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
+    response.insert_header(header::CONTENT_LENGTH, body.len())?;
+    response.insert_header(header::CACHE_CONTROL, "no-store")?;
+    if let Some(challenge) = visit.challenge(refusal) {
+        response.insert_header(header::WWW_AUTHENTICATE, challenge)?;
+    }
+    if let Some(nonce) = refusal.nonce() {
+        response.insert_header("dpop-nonce", nonce.as_str())?;
+    }
+    if let Some(after) = refusal.retry_after() {
+        response.insert_header(header::RETRY_AFTER, after.as_secs())?;
+    }
+    if matches!(refusal, Refusal::Request(_)) {
+        // Where the head has two readings, nobody can say where the next request begins.
+        session.set_keepalive(None);
+    }
+    let bodiless = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(response), bodiless).await?;
+    if !bodiless {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
