@@ -44,6 +44,7 @@ interop: build
 	bash tests/interop/jwt-oracle/run.sh $(RELEASE)
 	bash tests/interop/reload/run.sh $(RELEASE)
 	bash tests/interop/replay/run.sh $(RELEASE)
+	bash tests/interop/grpc/run.sh $(RELEASE)
 
 # A smoke minute; longer with SECONDS_EACH=….
 fuzz: needs-build

@@ -52,29 +52,37 @@ class Issuer:
 
 
 class Gate:
-    """The gate at work in `folder`, in front of an nginx. `config` is what its configuration says beside addresses and issuer.
-    Policies stand in `folder` already; records go to `records.jsonl`."""
+    """The gate at work in `folder`, in front of an nginx, or of `upstream` as its configuration is to name it. `config` is what
+    that says beside addresses and issuer. Policies stand in `folder` already; records go to `records.jsonl`."""
 
-    def __init__(self, binary, folder, config):
+    def __init__(self, binary, folder, config, upstream=None):
         self.folder = folder
-        self.port, self.admin, upstream = free_port(), free_port(), free_port()
-        (folder / "nginx.conf").write_text(
-            f"daemon off; pid {folder}/nginx.pid; error_log stderr error; worker_processes 1;\n"
-            "events { worker_connections 256; }\n"
-            f"http {{ access_log off; server {{ listen 127.0.0.1:{upstream}; location / {{ return 200 'ok'; }} }} }}\n"
-        )
+        self.port, self.admin = free_port(), free_port()
+        self.processes = []
+        upstream = upstream or f"{{ url: 'http://127.0.0.1:{self.nginx(folder)}' }}"
         (folder / "config.yaml").write_text(
             f"listen: 127.0.0.1:{self.port}\nadmin: 127.0.0.1:{self.admin}\n"
-            f"upstream: {{ url: 'http://127.0.0.1:{upstream}' }}\nissuers:\n"
+            f"upstream: {upstream}\nissuers:\n"
             f"  - oidc_generic: {{ issuer: '{ISSUER}', audiences: [api], jwks_file: keys.json }}\nroutes:\n"
             "  - { methods: [GET], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"',\n"
             "      attributes: { owner: 'User::\"{path.id}\"' } }\n" + config
         )
-        nginx = ["/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "nginx", "-p", str(folder)]
-        self.upstream = subprocess.Popen([*nginx, "-c", str(folder / "nginx.conf")])
         with open(folder / "records.jsonl", "w") as out, open(folder / "log.jsonl", "w") as log:
             command = [binary, "serve", "--config", str(folder / "config.yaml")]
             self.gate = subprocess.Popen(command, stdout=out, stderr=log)
+        self.processes.insert(0, self.gate)
+
+    def nginx(self, folder):
+        """The port of an nginx that answers `ok`."""
+        port = free_port()
+        (folder / "nginx.conf").write_text(
+            f"daemon off; pid {folder}/nginx.pid; error_log stderr error; worker_processes 1;\n"
+            "events { worker_connections 256; }\n"
+            f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; location / {{ return 200 'ok'; }} }} }}\n"
+        )
+        nginx = ["/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "nginx", "-p", str(folder)]
+        self.processes.append(subprocess.Popen([*nginx, "-c", str(folder / "nginx.conf")]))
+        return port
 
     def metric(self, name):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=10) as answer:
@@ -92,7 +100,7 @@ class Gate:
                 time.sleep(0.05)
 
     def end(self):
-        for process in (self.gate, self.upstream):
+        for process in self.processes:
             process.send_signal(signal.SIGTERM)
-        for process in (self.gate, self.upstream):
+        for process in self.processes:
             process.wait(timeout=60)
