@@ -172,6 +172,10 @@ impl UpstreamConfig {
         let requests_max =
             problems.keep(requests_max.map(|max| bounded(Some(max), "requests_max", 1, 1..=1_000_000)).transpose());
         let health = problems.keep(self.health.as_ref().map(HealthConfig::compile).transpose());
+        if let (Some(asked), Http2::Off) = (self.health.as_ref().and_then(|it| it.grpc_service.as_ref()), http2) {
+            problems
+                .push(Problem::at(asked, "gRPC is spoken in HTTP/2 alone").fix("add `http2: only` to the upstream"));
+        }
         let ejection = problems.keep(self.ejection.compile());
         let upstream = (|| {
             Some(Upstream {

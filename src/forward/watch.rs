@@ -15,7 +15,9 @@ use crate::base::{
 #[serde(deny_unknown_fields)]
 pub struct HealthConfig {
     /// The path that each server is asked for; any status from 200 to 299 is good.
-    pub path: Spanned<String>,
+    pub path: Option<Spanned<String>>,
+    /// The service that each server is asked about by gRPC's health checking protocol, in place of `path`; empty for all of it.
+    pub grpc_service: Option<Spanned<String>>,
     /// Milliseconds between two questions to a server. Default 5000.
     pub interval_ms: Option<Spanned<u64>>,
     /// Milliseconds for an answer, connecting included. Default 2000.
@@ -30,7 +32,7 @@ pub struct HealthConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Health {
     /// For what.
-    pub path: String,
+    pub asks: Asks,
     /// How often.
     pub interval: Duration,
     /// How long an answer may take.
@@ -39,6 +41,15 @@ pub struct Health {
     pub healthy_after: u32,
     /// Bad answers in a row that make it unwell.
     pub unhealthy_after: u32,
+}
+
+/// What servers are asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Asks {
+    /// This path.
+    Path(String),
+    /// How this service is, by gRPC's health checking protocol.
+    Grpc(String),
 }
 
 /// The section `ejection` of an upstream.
@@ -75,19 +86,14 @@ impl HealthConfig {
     /// Every [`Problem`] it has.
     pub fn compile(&self) -> Result<Health, Problems> {
         let mut problems = Problems::default();
-        let path = &self.path;
-        let is_path = path.value.starts_with('/') && path.value.bytes().all(|byte| byte.is_ascii_graphic());
-        if !is_path || path.value.contains('#') || path.value.len() > PATH_BYTES_MAX {
-            let problem = Problem::at(path, format!("`{}` is not a path", path.value));
-            problems.push(problem.fix("write one such as `/healthz`"));
-        }
+        let asks = problems.keep(self.asks());
         let interval = problems.keep(bounded(self.interval_ms.as_ref(), "interval_ms", 5_000, 100..=3_600_000));
         let timeout = problems.keep(bounded(self.timeout_ms.as_ref(), "timeout_ms", 2_000, 10..=60_000));
         let healthy_after = problems.keep(bounded(self.healthy_after.as_ref(), "healthy_after", 2, 1..=100));
         let unhealthy_after = problems.keep(bounded(self.unhealthy_after.as_ref(), "unhealthy_after", 3, 1..=100));
         let health = (|| {
             Some(Health {
-                path: path.value.clone(),
+                asks: asks?,
                 interval: Duration::from_millis(interval?),
                 timeout: Duration::from_millis(timeout?),
                 healthy_after: healthy_after?,
@@ -96,10 +102,33 @@ impl HealthConfig {
         })();
         problems.into_result(health)
     }
+
+    fn asks(&self) -> Result<Asks, Problem> {
+        let is_graphic = |text: &str| text.len() <= ASKED_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match (&self.path, &self.grpc_service) {
+            (Some(path), None)
+                if path.value.starts_with('/') && is_graphic(&path.value) && !path.value.contains('#') =>
+            {
+                Ok(Asks::Path(path.value.clone()))
+            }
+            (Some(path), None) => {
+                Err(Problem::at(path, format!("`{}` is not a path", path.value)).fix("write one such as `/healthz`"))
+            }
+            (None, Some(service)) if is_graphic(&service.value) => Ok(Asks::Grpc(service.value.clone())),
+            (None, Some(service)) => {
+                Err(Problem::at(service, format!("`{}` is not the name of a service", service.value))
+                    .fix("write one such as `orders.v1.Orders`, or nothing for the whole server"))
+            }
+            (Some(path), Some(_)) => {
+                Err(Problem::at(path, "two things to be asked").fix("leave `path` or `grpc_service` out"))
+            }
+            (None, None) => Err(Problem::new("`health` asks nothing").fix("add `path`, or `grpc_service`")),
+        }
+    }
 }
 
-/// Bytes of a path that servers are asked for.
-const PATH_BYTES_MAX: usize = 1024;
+/// Bytes of what servers are asked.
+const ASKED_BYTES_MAX: usize = 1024;
 
 impl EjectionConfig {
     /// Compiles the section.
