@@ -10,7 +10,7 @@ use crate::{
         problem::{Problems, bounded},
         spanned::Spanned,
     },
-    request::{Limits, body_bytes_max},
+    request::{Limits, body_bytes_max, syntax::FIELDS_MAX},
     token::cache::CacheLimits,
 };
 
@@ -20,6 +20,8 @@ use crate::{
 pub struct LimitsConfig {
     /// Bytes of a request head. Default 32768.
     pub head_bytes_max: Option<Spanned<usize>>,
+    /// Fields of a request head. Default 96: with those of ours, what servers commonly take at most.
+    pub fields_max: Option<Spanned<usize>>,
     /// Bytes of a request target. Default 4096.
     pub target_bytes_max: Option<Spanned<usize>>,
     /// Open connections. Default 10000.
@@ -63,6 +65,7 @@ impl LimitsConfig {
         };
         let head = bytes(&self.head_bytes_max, "head_bytes_max", default.head_bytes_max);
         let target = bytes(&self.target_bytes_max, "target_bytes_max", default.target_bytes_max);
+        let fields = problems.keep(bounded(self.fields_max.as_ref(), "fields_max", default.fields_max, 1..=FIELDS_MAX));
         let timeout =
             problems.keep(bounded(self.client_timeout_ms.as_ref(), "client_timeout_ms", 30_000, 100..=3_600_000));
         let requests =
@@ -75,6 +78,7 @@ impl LimitsConfig {
                 body_bytes_max: body?,
                 requests_max: requests?,
                 head_bytes_max: head?,
+                fields_max: fields?,
                 target_bytes_max: target?,
                 client_timeout: Duration::from_millis(timeout?),
             })

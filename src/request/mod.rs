@@ -58,6 +58,8 @@ pub struct Inbound<'a> {
 pub struct Limits {
     /// Bytes of the whole head, request line included.
     pub head_bytes_max: usize,
+    /// Header fields.
+    pub fields_max: usize,
     /// Bytes of the request target.
     pub target_bytes_max: usize,
     /// Requests under way at once, of all clients.
@@ -82,6 +84,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             head_bytes_max: 32 * 1024,
+            fields_max: 96,
             target_bytes_max: 4 * 1024,
             requests_max: 10_000,
             body_bytes_max: None,
@@ -118,7 +121,7 @@ pub enum RequestError {
     /// The head did not come whole in time.
     #[error("the request head did not come in time")]
     HeadTimedOut,
-    /// The head is larger than [`Limits::head_bytes_max`].
+    /// The head is larger than [`Limits::head_bytes_max`], or has more fields than [`Limits::fields_max`].
     #[error("the request head is too large")]
     HeadTooLarge,
 }
@@ -154,7 +157,7 @@ impl<'a> Inbound<'a> {
         if head.target.len() > limits.target_bytes_max {
             return Err(RequestError::TargetTooLong);
         }
-        if head.bytes() > limits.head_bytes_max {
+        if head.bytes() > limits.head_bytes_max || head.headers.len() > limits.fields_max {
             return Err(RequestError::HeadTooLarge);
         }
         match head.wire {

@@ -3,12 +3,16 @@
 
 use super::RequestError;
 
+/// Fields that the HTTP library reads of a head.
+pub const FIELDS_MAX: usize = 256;
+
 /// Checks the head at the beginning of `bytes`, which may go on beyond its end; gives its length.
 ///
 /// # Errors
 /// [`RequestError::AmbiguousPath`] for a request line that is not three words with one blank between them;
 /// [`RequestError::FramingConflict`] for another version, a line that does not end in carriage return and line feed, a folded
-/// line, a name that is no token or is not followed by its colon at once, and control characters.
+/// line, a name that is no token or is not followed by its colon at once, and control characters;
+/// [`RequestError::HeadTooLarge`] for more than [`FIELDS_MAX`] fields.
 pub fn check(bytes: &[u8]) -> Result<usize, RequestError> {
     // Empty lines may come before a request (RFC 9112 section 2.2).
     let breaks = bytes.chunks(2).take_while(|pair| *pair == b"\r\n").count();
@@ -32,7 +36,7 @@ pub fn check(bytes: &[u8]) -> Result<usize, RequestError> {
         }
         _ => return Err(RequestError::AmbiguousPath),
     }
-    loop {
+    for _ in 0..=FIELDS_MAX {
         let line = line().ok_or(RequestError::FramingConflict)?;
         if line.is_empty() {
             return Ok(length);
@@ -43,6 +47,7 @@ pub fn check(bytes: &[u8]) -> Result<usize, RequestError> {
             _ => return Err(RequestError::FramingConflict),
         }
     }
+    Err(RequestError::HeadTooLarge)
 }
 
 const fn is_odd(byte: &u8) -> bool {
@@ -69,6 +74,13 @@ mod tests {
                 assert_eq!(check(&[head, more].concat()), Ok(head.len()), "{}", head.escape_ascii());
             }
         }
+    }
+
+    #[test]
+    fn fields_that_would_not_be_read_are_too_many() {
+        let head = |fields: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(fields));
+        assert!(check(head(FIELDS_MAX).as_bytes()).is_ok());
+        assert_eq!(check(head(FIELDS_MAX + 1).as_bytes()), Err(RequestError::HeadTooLarge));
     }
 
     #[test]

@@ -451,6 +451,8 @@ fn other_settings_are_held_to_their_ranges() {
         ("identity: { user_header: Authorization }", "cannot carry an identity"),
         ("identity: { user_header: 'x y' }", "cannot carry an identity"),
         ("identity: { user_header: x-a, agent_header: X-A }", "two identity headers have one name"),
+        ("limits: { fields_max: 0 }", "`fields_max` is out of range"),
+        ("limits: { fields_max: 257 }", "`fields_max` is out of range"),
         ("limits: { head_bytes_max: 1 }", "`head_bytes_max` is out of range"),
         ("limits: { connections_max: 0 }", "`connections_max` is out of range"),
         ("limits: { streams_max: 0 }", "`streams_max` is out of range"),

@@ -503,6 +503,27 @@ async fn a_head_that_is_too_large_is_431_with_a_record_and_a_much_larger_one_wit
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_head_has_no_more_fields_than_it_may_have_in_either_version() {
+    for (max, settings) in [(96, ""), (10, "limits: { fields_max: 10 }\n")] {
+        let mut house = gate(settings).await;
+        // Beside the token, and in HTTP/1.1 what the client says of its connection, there is the host.
+        for (more, code) in [(max, "allowed"), (max + 1, "head_too_large"), (400, "head_too_large")] {
+            let fields = |own: usize| {
+                let others = (own..more).map(|number| (format!("x-{number}"), "a".to_owned()));
+                [bearer()].into_iter().chain(others).collect::<Vec<_>>()
+            };
+            let status = if code == "allowed" { 200 } else { 431 };
+            let (answer, record) = house.ask(&wire::request("GET", "/users/user-1/data", &fields(3))).await;
+            assert_eq!((answer.status, record.unwrap().code), (status, code), "{max} {more}");
+            let mut client = Client::to(house.app.address()).await;
+            let request = request("GET", "/users/user-1/data", &fields(2)).unwrap();
+            assert_eq!(client.ask(request).await.unwrap().unwrap().status, status, "{max} {more}");
+            assert_eq!(house.record().await.unwrap().code, code, "{max} {more}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn http2_begins_a_connection_in_the_clear_or_never() {
     let mut house = gate("limits: { client_timeout_ms: 300 }\n").await;
     let address = house.app.address();
