@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     path::PathBuf,
     sync::{
         Arc,
@@ -12,11 +11,12 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use tokio::{net::TcpListener, task::spawn_blocking, time::sleep};
+use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
     audit::Sink,
     base::{
+        address::Address,
         clock::Clock,
         outside::Outside,
         problem::{Problem, Problems},
@@ -29,7 +29,15 @@ use crate::{
     pipeline::Gate,
     reload::{Install, Reloader, Reloads},
     server::counters::Redis,
-    server::{admin, fetch::HttpFetch, http1::Http1Server, listener::Listener, sql::Sql, tls::Tls},
+    server::{
+        admin,
+        fetch::HttpFetch,
+        http1::Serving,
+        listener::{Listener, Place},
+        socket::Listening,
+        sql::Sql,
+        tls::Tls,
+    },
     snapshot::{Current, Snapshot},
 };
 
@@ -43,7 +51,9 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct App {
     listener: Listener,
-    admin: Http1Server,
+    addresses: Vec<Address>,
+    _admin: Serving,
+    admin_address: Address,
     draining: Arc<AtomicBool>,
     works: Arc<Works>,
     reloads: Arc<Reloads>,
@@ -57,7 +67,8 @@ struct Works {
     current: Arc<Current>,
     outside: Outside,
     upkeep: Upkeep,
-    tls: Arc<Tls>,
+    /// One for each listener.
+    tls: Vec<Arc<Tls>>,
     admin_token: Arc<ArcSwapOption<Secret>>,
     /// What stays as it is while the gate runs.
     servers: Servers,
@@ -73,7 +84,7 @@ pub enum StartError {
     #[error("cannot listen on {address}: {error}")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: Address,
         /// What the system says.
         error: io::Error,
     },
@@ -98,9 +109,15 @@ impl App {
         trust::check(&compiled.blueprint.upstreams)?;
         let servers = compiled.servers;
         let fetch = outbound()?;
-        let tls = Arc::new(Tls::new(servers.tls.as_ref(), servers.http2).map_err(StartError::Tls)?);
-        let data = bind(servers.listen).await?;
-        let operators = bind(servers.admin).await?;
+        let (mut places, mut addresses) = (Vec::new(), Vec::new());
+        for plan in &servers.listeners {
+            let tls = Arc::new(Tls::new(plan.tls.as_ref(), plan.http2).map_err(StartError::Tls)?);
+            let (listening, address) = bind(&plan.listen).await?;
+            places.push(Place { listening, tls, http2: plan.http2 });
+            addresses.push(address);
+        }
+        let tls = places.iter().map(|place| place.tls.clone()).collect();
+        let (operators, admin_address) = bind(&servers.admin).await?;
         let outside = Outside {
             clock: clock.clone(),
             fetch: Arc::new(fetch),
@@ -112,7 +129,6 @@ impl App {
         let upkeep = Upkeep::default();
         let gate = Gate::new(current.clone(), clock.clone(), sink, metrics.clone());
         let open = metrics.connections().clone();
-        let unnamed = |address| move |error| StartError::Listen { address, error };
         let draining = Arc::new(AtomicBool::new(false));
         let reloads = Arc::new(Reloads::default());
         let admin_token = Arc::new(ArcSwapOption::from_pointee(servers.admin_token.clone()));
@@ -123,13 +139,12 @@ impl App {
             draining: draining.clone(),
             token: admin_token.clone(),
         };
-        let admin = admin::start(operators, state).map_err(unnamed(servers.admin))?;
-        let listener = Listener::start(data, tls.clone(), ProxyDoor::new(gate.clone(), upkeep.clone()), &servers, open);
-        let listener = listener.map_err(unnamed(servers.listen))?;
+        let admin = admin::start(operators, state);
+        let listener = Listener::start(places, ProxyDoor::new(gate.clone(), upkeep.clone()), &servers, open);
         let snapshot = current.load();
         tokio::join!(snapshot.issuers().first_attempts(), upkeep.keep(snapshot.pools()));
         let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, servers });
-        Ok(Self { listener, admin, draining, works, reloads, reloader: None, gate })
+        Ok(Self { listener, addresses, _admin: admin, admin_address, draining, works, reloads, reloader: None, gate })
     }
 
     /// Keeps the gate up with the configuration at `path`, of which `sights` saw the version that it was started with.
@@ -146,14 +161,14 @@ impl App {
         }
     }
 
-    /// Where agents connect.
-    pub const fn address(&self) -> SocketAddr {
-        self.listener.address()
+    /// Where agents connect, in the order of the configuration.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
     }
 
     /// Where operators connect.
-    pub const fn admin_address(&self) -> SocketAddr {
-        self.admin.address()
+    pub const fn admin_address(&self) -> &Address {
+        &self.admin_address
     }
 
     /// Stops being ready, stops taking requests, and waits for those under way, but not longer than `patience`. When
@@ -172,12 +187,13 @@ impl Install for Works {
         let Compiled { blueprint, servers, .. } = compiled;
         self.check_fixed(&servers)?;
         trust::check(&blueprint.upstreams)?;
-        let accepting = self.tls.prepare(servers.tls.as_ref()).map_err(Problem::new)?;
+        let prepared = self.tls.iter().zip(&servers.listeners).map(|(tls, plan)| tls.prepare(plan.tls.as_ref()));
+        let prepared = prepared.collect::<Result<Vec<_>, _>>().map_err(Problem::new)?;
         let snapshot = blueprint.start(&self.outside, Some(&self.current.load()));
         // Keys that are new are there before the first token is verified with them, and servers before the first request is
         // sent to them, if they can be had.
         tokio::join!(snapshot.issuers().first_attempts(), self.upkeep.keep(snapshot.pools()));
-        self.tls.replace(accepting);
+        self.tls.iter().zip(prepared).for_each(|(tls, accepting)| tls.replace(accepting));
         let before = self.current.replace(snapshot);
         self.admin_token.store(servers.admin_token.map(Arc::new));
         tokio::spawn(retire(before));
@@ -189,11 +205,11 @@ impl Works {
     /// What is bound to sockets is not changed under them.
     fn check_fixed(&self, servers: &Servers) -> Result<(), Problem> {
         let before = &self.servers;
+        let changed_listener = || before.listeners.iter().zip(&servers.listeners).find_map(|(a, b)| a.differs(b));
         let changed = [
-            ("listen", before.listen != servers.listen),
+            ("listeners", before.listeners.len() != servers.listeners.len()),
+            (changed_listener().unwrap_or_default(), changed_listener().is_some()),
             ("admin", before.admin != servers.admin),
-            ("tls", before.tls.is_some() != servers.tls.is_some()),
-            ("http2", before.http2 != servers.http2),
             ("limits.connections_max", before.connections_max != servers.connections_max),
             ("limits.streams_max", before.streams_max != servers.streams_max),
         ];
@@ -213,8 +229,12 @@ async fn retire(snapshot: Arc<Snapshot>) {
     let _ = spawn_blocking(move || drop(snapshot)).await;
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })
+/// Listens at `address`; tells where that is, since of port 0 the system makes another.
+async fn bind(address: &Address) -> Result<(Listening, Address), StartError> {
+    let failed = |error| StartError::Listen { address: address.clone(), error };
+    let listening = Listening::bind(address).await.map_err(failed)?;
+    let address = listening.address().map_err(failed)?;
+    Ok((listening, address))
 }
 
 /// What dials out. The connector to the upstream wants the machine's certificate authorities to be there, and panics

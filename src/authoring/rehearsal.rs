@@ -125,6 +125,7 @@ impl Stage {
     pub fn new(mut loaded: Loaded) -> Result<Self, Problems> {
         let stand_ins = stand_ins()?;
         (loaded.config.tls, loaded.config.admin_token) = (None, None);
+        loaded.config.listeners.clear();
         let (mut own, files) = (loaded.clone(), loaded.files());
         let issuers = own.config.issuers.value.iter().filter(|it| !holds_keys(it, &files));
         let keyless = issuers.map(|it| it.settings().issuer.value.clone()).collect();

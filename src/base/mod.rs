@@ -1,6 +1,7 @@
 //! Words the rooms share. Knows nothing of the house: time, outbound fetches, files, strict JSON and
 //! configuration problems are here because several rooms take them as arguments.
 
+pub mod address;
 pub mod clock;
 pub mod counters;
 pub mod digest;

@@ -149,9 +149,10 @@ fn check(options: &CheckOptions) -> ExitCode {
             return Err(Problems(compiled.candidate_problems.0));
         }
         trust::check(&compiled.blueprint.upstreams)?;
-        let servers = &compiled.servers;
-        if let Some(Err(error)) = servers.tls.as_ref().map(|files| tls::acceptor(files, servers.http2)) {
-            return Err(Problem::new(error).into());
+        for listener in &compiled.servers.listeners {
+            if let Some(Err(error)) = listener.tls.as_ref().map(|files| tls::acceptor(files, listener.http2)) {
+                return Err(Problem::new(error).into());
+            }
         }
         let oddities = lint::oddities(&loaded.config, &compiled)
             .map_err(|problems| Problems(problems.0.into_iter().map(|it| it.within(&compiled.source)).collect()))?;
@@ -230,7 +231,8 @@ async fn serve(path: PathBuf) -> ExitCode {
         Err(StartError::Config(problems)) => return bad_config(&path, &problems),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
-    tracing::info!(listen = %app.address(), admin = %app.admin_address(), "the gate stands");
+    let listen: Vec<_> = app.addresses().iter().map(ToString::to_string).collect();
+    tracing::info!(listen = listen.join(", "), admin = %app.admin_address(), "the gate stands");
     app.follow(path, sights);
     loop {
         tokio::select! {

@@ -20,10 +20,16 @@ use cedar_policy::PolicyId;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use self::{limits::LimitsConfig, records::RecordsConfig, servers::Http2, tls::TlsConfig};
+use self::{
+    limits::LimitsConfig,
+    records::RecordsConfig,
+    servers::{Http2, ListenerConfig},
+    tls::TlsConfig,
+};
 pub use self::{schema::schema, servers::Servers};
 use crate::{
     base::{
+        address::Address,
         files::Files,
         problem::{Problem, Problems, Source},
         secret::SecretSource,
@@ -50,14 +56,17 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[schemars(title = "config.yaml of Portcullis")]
 pub struct Config {
-    /// Where agents connect: address and port.
-    pub listen: Spanned<SocketAddr>,
+    /// Where agents connect: address and port, or `unix:/path` of a socket.
+    pub listen: Spanned<Address>,
     /// How agents connect by TLS. Without it they connect in the clear.
     pub tls: Option<TlsConfig>,
     /// Whether agents may speak HTTP/2. Default accepted.
     pub http2: Option<Spanned<Http2>>,
+    /// Further places where agents connect, each in its own way. Default none.
+    #[serde(default)]
+    pub listeners: Vec<ListenerConfig>,
     /// Where operators connect: health and metrics. Default 127.0.0.1:9901.
-    pub admin: Option<Spanned<SocketAddr>>,
+    pub admin: Option<Spanned<Address>>,
     /// What operators must show to see the configuration and the deny-list, and to change that. Without it nobody can.
     pub admin_token: Option<SecretSource>,
     /// Where allowed requests go.
@@ -211,8 +220,8 @@ pub fn parse(name: String, text: String, files: Files) -> Result<Loaded, Problem
 
 impl Config {
     /// Where operators connect.
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin.as_ref().map_or(ADMIN, |admin| admin.value)
+    pub fn admin_address(&self) -> Address {
+        self.admin.as_ref().map_or(Address::Tcp(ADMIN), |admin| admin.value.clone())
     }
 }
 

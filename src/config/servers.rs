@@ -1,14 +1,18 @@
 //! Where the gate listens, and how.
 
-use std::net::SocketAddr;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Config, Loaded, tls::TlsFiles};
+use super::{
+    Config, Loaded,
+    tls::{TlsConfig, TlsFiles},
+};
 use crate::base::{
+    address::Address,
+    files::Files,
     problem::{Problem, Problems, bounded},
     secret::Secret,
+    spanned::Spanned,
 };
 
 /// Whether clients may speak HTTP/2.
@@ -22,23 +26,65 @@ pub enum Http2 {
     Off,
 }
 
+/// An entry of `listeners`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// Where agents connect: address and port, or `unix:/path` of a socket.
+    pub listen: Spanned<Address>,
+    /// How they do by TLS. Without it they connect in the clear.
+    pub tls: Option<TlsConfig>,
+    /// Whether they may speak HTTP/2. Default accepted.
+    pub http2: Option<Spanned<Http2>>,
+}
+
 /// Where to listen, and how.
 #[derive(Clone, Debug)]
 pub struct Servers {
-    /// Where agents connect.
-    pub listen: SocketAddr,
-    /// How agents connect by TLS.
-    pub tls: Option<TlsFiles>,
-    /// Whether agents may speak HTTP/2.
-    pub http2: bool,
+    /// Where agents connect, beginning with the configuration's own `listen`.
+    pub listeners: Vec<ListenerPlan>,
     /// Where operators connect.
-    pub admin: SocketAddr,
+    pub admin: Address,
     /// What operators must show to see the configuration and the deny-list, and to change that.
     pub admin_token: Option<Secret>,
     /// Open connections.
     pub connections_max: usize,
     /// Requests at once on a connection in HTTP/2.
     pub streams_max: usize,
+}
+
+/// A place where agents connect.
+#[derive(Clone, Debug)]
+pub struct ListenerPlan {
+    /// Where it is.
+    pub listen: Address,
+    /// How agents connect by TLS.
+    pub tls: Option<TlsFiles>,
+    /// Whether agents may speak HTTP/2.
+    pub http2: bool,
+}
+
+impl ListenerPlan {
+    /// The setting by which `other` is another, as far as it is bound to the socket.
+    pub fn differs(&self, other: &Self) -> Option<&'static str> {
+        let changed = [
+            ("listen", self.listen != other.listen),
+            ("tls", self.tls.is_some() != other.tls.is_some()),
+            ("http2", self.http2 != other.http2),
+        ];
+        changed.iter().find(|(_, changed)| *changed).map(|(name, _)| *name)
+    }
+}
+
+impl ListenerConfig {
+    fn http2(&self) -> Http2 {
+        self.http2.as_ref().map_or(Http2::Accepted, |it| it.value)
+    }
+
+    fn compile(&self, files: &Files) -> Result<ListenerPlan, Problems> {
+        let tls = self.tls.as_ref().map(|tls| tls.read(files)).transpose()?;
+        Ok(ListenerPlan { listen: self.listen.value.clone(), tls, http2: self.http2() == Http2::Accepted })
+    }
 }
 
 impl Loaded {
@@ -50,12 +96,10 @@ impl Loaded {
         let streams_max = problems.keep(self.config.streams_max());
         let admin_token =
             problems.keep(self.config.admin_token.as_ref().map(|token| token.read(&self.files)).transpose());
-        let tls = problems.keep(self.config.tls.as_ref().map(|tls| tls.read(&self.files)).transpose());
+        let listeners = problems.keep(self.listeners());
         let servers = (|| {
             Some(Servers {
-                listen: self.config.listen.value,
-                tls: tls?,
-                http2: self.config.http2() == Http2::Accepted,
+                listeners: listeners?,
                 admin: self.config.admin_address(),
                 admin_token: admin_token?,
                 connections_max: connections_max?,
@@ -64,16 +108,34 @@ impl Loaded {
         })();
         problems.into_result(servers)
     }
+
+    fn listeners(&self) -> Result<Vec<ListenerPlan>, Problems> {
+        let mut problems = Problems::default();
+        let mut plans: Vec<ListenerPlan> = Vec::new();
+        for listener in self.config.listeners() {
+            let is_taken = |other: &Address| listener.listen.value.is_taken_by(other);
+            if plans.iter().any(|plan| is_taken(&plan.listen)) || is_taken(&self.config.admin_address()) {
+                problems.push(
+                    Problem::at(&listener.listen, format!("`{}` is listened at already", listener.listen.value))
+                        .fix("give each listener, and `admin`, an address of its own"),
+                );
+            }
+            plans.extend(problems.keep(listener.compile(&self.files)));
+        }
+        problems.into_result(Some(plans))
+    }
 }
 
 impl Config {
-    fn http2(&self) -> Http2 {
-        self.http2.as_ref().map_or(Http2::Accepted, |it| it.value)
+    /// Where agents connect: the short form, then the further ones.
+    pub fn listeners(&self) -> impl Iterator<Item = ListenerConfig> {
+        let Self { listen, tls, http2, .. } = self.clone();
+        std::iter::once(ListenerConfig { listen, tls, http2 }).chain(self.listeners.clone())
     }
 
     fn streams_max(&self) -> Result<usize, Problem> {
-        match (self.http2(), &self.limits.streams_max) {
-            (Http2::Off, Some(max)) => {
+        match (self.listeners().all(|listener| listener.http2() == Http2::Off), &self.limits.streams_max) {
+            (true, Some(max)) => {
                 Err(Problem::at(max, "streams of HTTP/2, which is off").fix("leave one of the two out"))
             }
             (_, max) => bounded(max.as_ref(), "streams_max", 100, 1..=1000),

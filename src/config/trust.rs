@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Loaded, tls::ClientCertificate};
+use super::{
+    Loaded,
+    tls::{ClientCertificate, TlsConfig},
+};
 use crate::{
     base::problem::{Problem, Problems},
     entities::profile::ProfileConfig,
@@ -70,8 +73,8 @@ impl Loaded {
     pub(super) fn proofs(&self) -> Result<ProofSettings, Problems> {
         let config = &self.config;
         let proofs = ProofSettings::compile(&config.origins, config.dpop_nonce_secret.as_ref(), &self.files)?;
-        let shows = self.config.tls.as_ref().and_then(|tls| tls.client_certificate.as_ref());
-        let shows = shows.is_some_and(|shows| shows.value != ClientCertificate::Off);
+        let asks = |tls: TlsConfig| tls.client_certificate.is_some_and(|it| it.value != ClientCertificate::Off);
+        let shows = config.listeners().any(|listener| listener.tls.is_some_and(asks));
         let bound = config.issuers.value.iter().filter_map(|issuer| issuer.settings().certificate_binding.as_ref());
         if let Some(bound) = bound.into_iter().find(|bound| !shows && bound.value != Binding::Off) {
             return Err(Problem::at(bound, "no client shows a certificate, so no token bound to one can come in")

@@ -16,7 +16,7 @@ use self::{
 };
 use crate::{
     app::{App, DRAIN_PATIENCE, StartError},
-    base::{clock::SystemClock, files::Files, spanned::Spanned},
+    base::{address::Address, clock::SystemClock, files::Files, spanned::Spanned},
     config::{self, Config, Loaded},
     metrics::Metrics,
 };
@@ -71,7 +71,8 @@ async fn show(options: Options) -> Result<bool, Failure> {
     let (issuer, service) = surroundings(&mut loaded.config, realm).await?;
     let (journal, records) = Journal::new();
     let app = start(&mut loaded, Arc::new(journal)).await?;
-    let mut walk = Walk::new(app.address(), &issuer, &service, records);
+    let address = app.addresses().iter().find_map(Address::tcp).ok_or("the gate listens nowhere")?;
+    let mut walk = Walk::new(address, &issuer, &service, records);
     walk.introduce(&loaded, app.admin_address());
     let went_well = walk.go().await?;
     if !options.once {
@@ -106,9 +107,11 @@ async fn surroundings(config: &mut Config, realm: Realm) -> Result<(Issuer, Serv
 async fn start(loaded: &mut Loaded, journal: Arc<Journal>) -> Result<App, Failure> {
     let metrics = Arc::new(Metrics::new()?);
     let config = &mut loaded.config;
-    let loopback = |port| Spanned::nowhere(SocketAddr::from(([127, 0, 0, 1], port)));
-    config.admin = Some(loopback(config.admin_address().port()));
-    config.listen = loopback(config.listen.value.port());
+    let loopback = |port| Spanned::nowhere(Address::from(SocketAddr::from(([127, 0, 0, 1], port))));
+    let port = |address: &Address| address.tcp().map_or(0, |address| address.port());
+    config.listeners.clear();
+    config.admin = Some(loopback(port(&config.admin_address())));
+    config.listen = loopback(port(&config.listen.value));
     let clock = Arc::new(SystemClock);
     match App::start(loaded, clock.clone(), journal.clone(), metrics.clone()).await {
         Err(StartError::Listen { .. }) => {

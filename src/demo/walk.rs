@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     audit::{Record, Sink},
+    base::address::Address,
     config::Loaded,
     server::probe::send,
 };
@@ -77,7 +78,7 @@ impl<'a> Walk<'a> {
         self.records
     }
 
-    pub(super) fn introduce(&self, loaded: &Loaded, admin: SocketAddr) {
+    pub(super) fn introduce(&self, loaded: &Loaded, admin: &Address) {
         say(&format!(
             "An agent wants data that a service keeps for a user. The gate decides.\n\n\
              \x20 issuer   {}   two pools shaped like Cognito: users, agents\n\

@@ -1,7 +1,6 @@
 //! The admin listener: is the process alive, is it ready, what has it counted, by what does it decide, whom does it deny. Never on the data port.
 
 use std::{
-    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,12 +14,12 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::json;
-use tokio::net::TcpListener;
 
 use super::{
     deny_list,
-    http1::{Http1Server, answer, json as answer_json},
+    http1::{Serving, answer, json as answer_json},
     operator,
+    socket::Listening,
 };
 use crate::{
     base::secret::Secret, forward::server::State as ServerState, metrics::Metrics, reload::Reloads, snapshot::Current,
@@ -41,12 +40,9 @@ pub struct State {
     pub token: Arc<ArcSwapOption<Secret>>,
 }
 
-/// Serves `/livez`, `/readyz`, `/metrics`, `/keys`, `/upstreams`, `/config` and `/deny-list` on `listener`.
-///
-/// # Errors
-/// When the listener has no address.
-pub fn start(listener: TcpListener, state: State) -> io::Result<Http1Server> {
-    Http1Server::start(listener, move |request: Request<Incoming>| {
+/// Serves `/livez`, `/readyz`, `/metrics`, `/keys`, `/upstreams`, `/config` and `/deny-list` on `listening`.
+pub fn start(listening: Listening, state: State) -> Serving {
+    Serving::start(listening, move |request: Request<Incoming>| {
         let state = state.clone();
         async move {
             let path = request.uri().path();

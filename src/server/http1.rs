@@ -13,6 +13,8 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
+use super::socket::Listening;
+
 /// Connections served at once; more wait.
 const CONNECTIONS_MAX: usize = 256;
 
@@ -21,9 +23,30 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server at work; dropping it ends it and every connection.
 #[derive(Debug)]
+pub struct Serving(AbortHandle);
+
+/// A server at work on TCP.
+#[derive(Debug)]
 pub struct Http1Server {
     address: SocketAddr,
-    task: AbortHandle,
+    _serving: Serving,
+}
+
+impl Serving {
+    /// Serves what comes to `listening` with `handler`.
+    pub fn start<H, F>(listening: Listening, handler: H) -> Self
+    where
+        H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+        F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    {
+        Self(tokio::spawn(accept(listening, Arc::new(handler))).abort_handle())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Http1Server {
@@ -37,8 +60,7 @@ impl Http1Server {
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
         let address = listener.local_addr()?;
-        let task = tokio::spawn(accept(listener, Arc::new(handler))).abort_handle();
-        Ok(Self { address, task })
+        Ok(Self { address, _serving: Serving::start(listener.into(), handler) })
     }
 
     /// Where it listens.
@@ -47,13 +69,7 @@ impl Http1Server {
     }
 }
 
-impl Drop for Http1Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn accept<H, F>(listener: TcpListener, handler: Arc<H>)
+async fn accept<H, F>(listening: Listening, handler: Arc<H>)
 where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
@@ -61,7 +77,7 @@ where
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     while let Ok(place) = places.clone().acquire_owned().await {
-        let stream = match listener.accept().await {
+        let stream = match listening.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");

@@ -1,19 +1,23 @@
-//! The accept loop in front of a door: bounded connections, bounded request heads, and an exact drain.
+//! The accept loops in front of a door: bounded connections, bounded request heads, and an exact drain.
 
-use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use pingora_core::{
     apps::HttpServerApp,
-    protocols::{GetSocketDigest, SocketDigest, http::ServerSession, l4::stream::Stream as L4Stream, tls::SslDigest},
+    protocols::{
+        GetSocketDigest, SocketDigest,
+        http::ServerSession,
+        l4::{socket::SocketAddr as PeerAddress, stream::Stream as L4Stream},
+        tls::SslDigest,
+    },
     server::configuration::ServerConf,
 };
 use pingora_proxy::{HttpProxy, http_proxy};
 use prometheus::IntGauge;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,6 +26,7 @@ use super::{
     body::Body,
     head::{self, HeadLimits, NoHead},
     http2::{self, Client},
+    socket::{Listening, Socket, descriptor},
     tls::{self, Accepting, CertificateDigest, Tls},
 };
 use crate::{
@@ -38,17 +43,38 @@ pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Idle connections kept to the upstream.
 const UPSTREAM_IDLE_MAX: usize = 256;
 
+/// A place to listen at, and how.
+#[derive(Debug)]
+pub struct Place {
+    /// The socket.
+    pub listening: Listening,
+    /// TLS, where there is that.
+    pub tls: Arc<Tls>,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
+}
+
 /// What serving a connection takes.
 pub(super) struct Desk {
     pub(super) proxy: Arc<HttpProxy<ProxyDoor>>,
     pub(super) gate: Gate,
-    tls: Arc<Tls>,
-    http2: bool,
     /// How many requests are served at once on a connection in HTTP/2.
     pub(super) streams_max: usize,
+    /// How many connections may be open, wherever they come in.
+    places: Arc<Semaphore>,
+    open: IntGauge,
     /// Everything that serves.
     pub(super) tracker: TaskTracker,
     pub(super) cut_off: CancellationToken,
+}
+
+/// A connection that was accepted.
+struct Accepted {
+    socket: Socket,
+    peer: Option<SocketAddr>,
+    tls: Arc<Tls>,
+    http2: bool,
+    place: OwnedSemaphorePermit,
 }
 
 /// A connection on which a request may come.
@@ -74,12 +100,18 @@ impl Desk {
     }
 
     /// The connection as the proxy takes it. Whoever does not speak TLS where that is due is not answered.
-    async fn open(&self, stream: TcpStream, accepting: Option<Arc<Accepting>>, body: &Body) -> Option<Opened> {
+    async fn open(
+        &self,
+        socket: Socket,
+        accepting: Option<Arc<Accepting>>,
+        http2: bool,
+        body: &Body,
+    ) -> Option<Opened> {
         let Some(accepting) = accepting else {
-            let version = if self.http2 { Version::Told } else { Version::One };
-            return Some(Opened { stream: body.over(stream).into(), certificate: None, version });
+            let version = if http2 { Version::Told } else { Version::One };
+            return Some(Opened { stream: body.over(socket).into(), certificate: None, version });
         };
-        match timeout(self.limits().duration_max, tls::accept(&accepting, stream)).await {
+        match timeout(self.limits().duration_max, tls::accept(&accepting, socket)).await {
             Ok(Ok(shaken)) => {
                 let known = |digest: CertificateDigest| Arc::new(SslDigest::new("", "", None, None, digest.into()));
                 let version = if shaken.http2 { Version::Two } else { Version::One };
@@ -95,28 +127,17 @@ impl Desk {
     }
 }
 
-/// A door at work.
+/// A door at work, wherever it listens.
 #[derive(Debug)]
 pub struct Listener {
-    address: SocketAddr,
     stop: watch::Sender<bool>,
     cut_off: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Listener {
-    /// Opens `door` on `listener` as `servers` say, behind `tls` where there is that.
-    ///
-    /// # Errors
-    /// When the listener has no address.
-    pub fn start(
-        listener: TcpListener,
-        tls: Arc<Tls>,
-        door: ProxyDoor,
-        servers: &Servers,
-        open: IntGauge,
-    ) -> io::Result<Self> {
-        let address = listener.local_addr()?;
+    /// Opens `door` at `places` as `servers` say.
+    pub fn start(places: Vec<Place>, door: ProxyDoor, servers: &Servers, open: IntGauge) -> Self {
         let configuration = ServerConf {
             max_retries: ATTEMPTS_MAX,
             upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX,
@@ -125,17 +146,27 @@ impl Listener {
         let gate = door.gate().clone();
         let proxy = Arc::new(http_proxy(&Arc::new(configuration), door));
         let (tracker, cut_off) = (TaskTracker::new(), CancellationToken::new());
-        let Servers { http2, streams_max, connections_max, .. } = *servers;
-        let desk = Desk { proxy, gate, tls, http2, streams_max, tracker, cut_off: cut_off.clone() };
         let (stop, stopped) = watch::channel(false);
-        let places = Arc::new(Semaphore::new(connections_max));
-        let task = tokio::spawn(accept(listener, Arc::new(desk), places, open, stopped));
-        Ok(Self { address, stop, cut_off, task })
-    }
-
-    /// Where it listens.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+        let desk = Arc::new(Desk {
+            proxy,
+            gate,
+            streams_max: servers.streams_max,
+            places: Arc::new(Semaphore::new(servers.connections_max)),
+            open,
+            tracker,
+            cut_off: cut_off.clone(),
+        });
+        let task = tokio::spawn(async move {
+            let mut accepting = JoinSet::new();
+            for place in places {
+                accepting.spawn(accept(place, desk.clone(), stopped.clone()));
+            }
+            accepting.join_all().await;
+            HttpServerApp::http_cleanup(&*desk.proxy).await;
+            desk.tracker.close();
+            desk.tracker.wait().await;
+        });
+        Self { stop, cut_off, task }
     }
 
     /// Stops accepting, closes idle connections, and waits for requests under way, but not longer than `patience`.
@@ -150,34 +181,30 @@ impl Listener {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    desk: Arc<Desk>,
-    places: Arc<Semaphore>,
-    open: IntGauge,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let tracker = desk.tracker.clone();
+/// Accepts connections at `place` until `stopped` says no more.
+async fn accept(place: Place, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>) {
+    let Place { listening, tls, http2 } = place;
     let shutdown = stopped.clone();
     loop {
         let accepted = tokio::select! {
             biased;
             _ = stopped.changed() => break,
-            accepted = listener.accept() => accepted,
+            accepted = listening.accept() => accepted,
         };
-        match (accepted, places.clone().try_acquire_owned()) {
-            (Ok((stream, _)), Ok(place)) => {
-                open.inc();
-                let served = serve(stream, desk.clone(), shutdown.clone(), place);
-                let (open, cut_off) = (open.clone(), desk.cut_off.clone());
-                tracker.spawn(async move {
+        match (accepted, desk.places.clone().try_acquire_owned()) {
+            (Ok((socket, peer)), Ok(place)) => {
+                desk.open.inc();
+                let accepted = Accepted { socket, peer, tls: tls.clone(), http2, place };
+                let served = serve(accepted, desk.clone(), shutdown.clone());
+                let (open, cut_off) = (desk.open.clone(), desk.cut_off.clone());
+                desk.tracker.spawn(async move {
                     tokio::select! { () = served => {}, () = cut_off.cancelled() => {} }
                     open.dec();
                 });
             }
-            (Ok((stream, _)), Err(_)) => {
-                let refused = desk.gate.refuse(stream.peer_addr().ok(), &Refusal::Overloaded);
-                tracker.spawn(turn_away(stream, refused));
+            (Ok((socket, peer)), Err(_)) => {
+                let refused = desk.gate.refuse(peer, &Refusal::Overloaded);
+                desk.tracker.spawn(turn_away(socket, refused));
             }
             (Err(error), _) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -185,24 +212,19 @@ async fn accept(
             }
         }
     }
-    drop(listener);
-    HttpServerApp::http_cleanup(&*desk.proxy).await;
-    tracker.close();
-    tracker.wait().await;
 }
 
 /// Serves one connection.
-async fn serve(stream: TcpStream, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>, place: OwnedSemaphorePermit) {
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let peer = stream.peer_addr().ok();
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    let (mut tls, body) = (desk.tls.subscribe(), Body::default());
+async fn serve(accepted: Accepted, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>) {
+    let Accepted { socket, peer, tls, http2, place } = accepted;
+    let digest = SocketDigest::from_raw_fd(descriptor(&socket));
+    // INVARIANT: the peer is who is known here, and not what the library finds out about the socket.
+    let _ = digest.peer_addr.set(peer.map(PeerAddress::Inet));
+    let (mut tls, body) = (tls.subscribe(), Body::default());
     let accepting = tls.borrow_and_update().clone();
     let opened = tokio::select! {
         biased;
-        opened = desk.open(stream, accepting, &body) => opened,
+        opened = desk.open(socket, accepting, http2, &body) => opened,
         _ = stopped.changed() => return,
     };
     let Some(Opened { mut stream, certificate, version }) = opened else { return };

@@ -11,6 +11,7 @@ mod http2;
 pub mod listener;
 mod operator;
 pub mod probe;
+pub mod socket;
 pub mod sql;
 mod stall;
 pub mod tls;

@@ -21,11 +21,11 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::watch,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use super::socket::Socket;
 use crate::base::digest::sha256;
 use crate::config::tls::{ClientCertificate, TlsFiles};
 
@@ -221,7 +221,7 @@ pub struct Shaken {
 ///
 /// # Errors
 /// When the client does not do its part.
-pub async fn accept(accepting: &Accepting, stream: TcpStream) -> io::Result<Shaken> {
+pub async fn accept(accepting: &Accepting, stream: Socket) -> io::Result<Shaken> {
     let stream = accepting.acceptor.accept(stream).await?;
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(HTTP2);
@@ -231,14 +231,12 @@ pub async fn accept(accepting: &Accepting, stream: TcpStream) -> io::Result<Shak
 }
 
 #[derive(Debug)]
-struct Secured(TlsStream<TcpStream>);
+struct Secured(TlsStream<Socket>);
 
 impl VirtualSocket for Secured {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match option {
-            VirtualSockOpt::NoDelay => self.0.get_ref().0.set_nodelay(true),
-            _ => Ok(()),
-        }
+    /// They were set when the connection was accepted.
+    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -205,10 +205,10 @@ fn a_port_in_use_is_said_and_nothing_stays_behind() {
 }
 
 /// A process that ends with the test.
-struct Running(Child, BufReader<std::process::ChildStdout>);
+pub(crate) struct Running(Child, BufReader<std::process::ChildStdout>);
 
 impl Running {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         // The most talkative that an operator can choose: even so, no token is written.
         let mut child = portcullis()
             .env("RUST_LOG", "trace")
@@ -234,12 +234,12 @@ impl Running {
         lines
     }
 
-    fn signal(&mut self, name: &str) {
+    pub(crate) fn signal(&mut self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
-    fn rest(&mut self) -> (String, String) {
+    pub(crate) fn rest(&mut self) -> (String, String) {
         let (mut out, mut err) = (String::new(), String::new());
         self.1.read_to_string(&mut out).unwrap();
         self.0.stderr.take().unwrap().read_to_string(&mut err).unwrap();

@@ -458,6 +458,15 @@ fn other_settings_are_held_to_their_ranges() {
         ("limits: { streams_max: 0 }", "`streams_max` is out of range"),
         ("limits: { streams_max: 1001 }", "`streams_max` is out of range"),
         ("http2: off\nlimits: { streams_max: 5 }", "streams of HTTP/2, which is off"),
+        ("listeners: [{ listen: '127.0.0.1:8080' }]", "`127.0.0.1:8080` is listened at already"),
+        ("listeners: [{ listen: '127.0.0.1:9901' }]", "`127.0.0.1:9901` is listened at already"),
+        ("admin: 'unix:/a'\nlisteners: [{ listen: 'unix:/a' }]", "`unix:/a` is listened at already"),
+        ("listeners: [{ listen: 'unix:gate.sock' }]", "`unix:gate.sock` is no address to listen at"),
+        ("admin: localhost", "`localhost` is no address to listen at"),
+        (
+            "http2: off\nlisteners: [{ listen: 'unix:/a', http2: off }]\nlimits: { streams_max: 5 }",
+            "streams of HTTP/2, which is off",
+        ),
         ("policies: nowhere", "cannot read"),
     ] {
         with("routes:", &format!("{line}\nroutes:"), &[shown]);

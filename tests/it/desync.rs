@@ -201,7 +201,7 @@ struct Bench {
     marks: Vec<usize>,
     /// Rows of `NOT_REFUSED` that were not.
     excused: BTreeSet<String>,
-    _app: portcullis::app::App,
+    _app: house::Gate,
 }
 
 impl Bench {

@@ -97,6 +97,7 @@ fn every_setting_is_described() {
         "src/config/mod.rs",
         "src/config/limits.rs",
         "src/config/tls.rs",
+        "src/config/servers.rs",
         "src/token/issuer.rs",
         "src/entities/clients.rs",
         "src/entities/consent.rs",

@@ -52,11 +52,11 @@ impl Client {
     }
 
     /// One by TLS, to a gate whose certificate is from this authority.
-    async fn secured(address: SocketAddr, authority: &Path) -> Self {
+    pub(crate) async fn secured(address: SocketAddr, authority: &Path) -> Self {
         Self::over(secured(address, authority, &["h2"]).await).await
     }
 
-    async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
+    pub(crate) async fn over(io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (send, connection) = timeout(PATIENCE, h2::client::handshake(io)).await.unwrap().unwrap();
         Self { send, connection: tokio::spawn(connection) }
     }
@@ -73,7 +73,7 @@ impl Client {
     }
 
     /// What comes of the good call for this user.
-    async fn call(&mut self, user: &str) -> Answer {
+    pub(crate) async fn call(&mut self, user: &str) -> Answer {
         self.ask(good(user)).await.unwrap().unwrap()
     }
 

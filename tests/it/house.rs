@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    ops::{Deref, DerefMut},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -19,6 +20,7 @@ use portcullis::{
     audit::{Record, Sink},
     authoring::keys::SigningKey,
     base::{
+        address::Address,
         clock::{Clock, Timestamp},
         files::Files,
         spanned::Spanned,
@@ -187,13 +189,46 @@ pub(crate) async fn loopback() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-pub(crate) fn anywhere() -> Spanned<SocketAddr> {
-    spanned(SocketAddr::from(([127, 0, 0, 1], 0)))
+pub(crate) fn anywhere() -> Spanned<Address> {
+    spanned(SocketAddr::from(([127, 0, 0, 1], 0)).into())
+}
+
+/// A gate at work on TCP.
+pub(crate) struct Gate(pub(crate) App);
+
+impl Deref for Gate {
+    type Target = App;
+
+    fn deref(&self) -> &App {
+        &self.0
+    }
+}
+
+impl DerefMut for Gate {
+    fn deref_mut(&mut self) -> &mut App {
+        &mut self.0
+    }
+}
+
+impl Gate {
+    /// Where agents connect first of all.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.addresses()[0].tcp().unwrap()
+    }
+
+    /// Where operators connect.
+    pub(crate) const fn admin_address(&self) -> SocketAddr {
+        self.0.admin_address().tcp().unwrap()
+    }
+
+    pub(crate) async fn stop(self, patience: Duration) {
+        self.0.stop(patience).await;
+    }
 }
 
 /// The gate, its upstream and its records.
 pub(crate) struct House {
-    pub(crate) app: App,
+    pub(crate) app: Gate,
     pub(crate) service: Service,
     clock: Arc<Still>,
     records: UnboundedReceiver<Record>,
@@ -253,7 +288,7 @@ impl House {
         let clock = Arc::new(Still(AtomicU64::new(now)));
         let app =
             App::start(&loaded, clock.clone(), Arc::new(Channel(sender)), Arc::new(Metrics::new().unwrap())).await;
-        Self { app: app.unwrap_or_else(|error| panic!("{error}")), service, clock, records }
+        Self { app: Gate(app.unwrap_or_else(|error| panic!("{error}"))), service, clock, records }
     }
 
     /// A gate that follows the configuration it finds in `folder`, where `UPSTREAM` stands for the service behind it. Both
@@ -276,7 +311,7 @@ impl House {
     }
 
     /// The gate and its records, the rest let go.
-    pub(crate) fn part(self) -> (App, UnboundedReceiver<Record>) {
+    pub(crate) fn part(self) -> (Gate, UnboundedReceiver<Record>) {
         (self.app, self.records)
     }
 

@@ -20,6 +20,7 @@ mod h2;
 mod house;
 mod introspection;
 mod keys;
+mod listeners;
 mod peers;
 mod pools;
 mod proof;

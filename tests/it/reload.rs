@@ -180,6 +180,7 @@ async fn a_bad_version_keeps_the_good_one_and_says_where_it_is_bad() {
         (text.replace("routes:", "rotes:"), "unknown field `rotes`"),
         (text.replace("admin: 127.0.0.1:0", "admin: 127.0.0.1:1"), "`admin` cannot change while the gate runs"),
         (format!("http2: off\n{text}"), "`http2` cannot change while the gate runs"),
+        (format!("listeners: [{{ listen: '127.0.0.1:0' }}]\n{text}"), "`listeners` cannot change while the gate runs"),
     ] {
         let (_, refused, _) = reloads(&house, 0).await;
         put(folder.path(), "config.yaml", &bad);
@@ -188,15 +189,15 @@ async fn a_bad_version_keeps_the_good_one_and_says_where_it_is_bad() {
         assert!(told["refused"]["problems"][0].as_str().unwrap().contains(wanted), "{told}");
     }
     fs::remove_file(folder.path().join("config.yaml")).unwrap();
-    assert_eq!(reloads(&house, 5).await, (0, 5, true));
+    assert_eq!(reloads(&house, 6).await, (0, 6, true));
     assert_eq!(call(&mut house).await, "allowed");
     put(folder.path(), "config.yaml", &format!("{text}# a remark\n"));
-    assert_eq!(reloads(&house, 6).await, (1, 5, false));
+    assert_eq!(reloads(&house, 7).await, (1, 6, false));
     let (_, after) = ready(house.operators("/readyz").await);
     assert_ne!(after["revision"], before["revision"]);
 
     house.app.reload();
-    assert_eq!(reloads(&house, 7).await, (2, 5, false), "asked for, it is done though nothing changed");
+    assert_eq!(reloads(&house, 8).await, (2, 6, false), "asked for, it is done though nothing changed");
     assert_eq!(call(&mut house).await, "allowed");
 }
 

@@ -1,0 +1,92 @@
+//! Where somebody listens: at a TCP address, or at a Unix socket.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Bytes of a socket's path: the system has room for 107, and a new socket is made in a folder of its own beside it first.
+const PATH_BYTES_MAX: usize = 90;
+
+/// An address to listen at.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(with = "String", inline)]
+pub enum Address {
+    /// Address and port.
+    Tcp(SocketAddr),
+    /// The absolute path of a socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Address and port, where it has them.
+    pub const fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether nobody else can be there: port 0 is any that is free.
+    pub fn is_taken_by(&self, other: &Self) -> bool {
+        self == other && self.tcp().is_none_or(|address| address.port() != 0)
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let usable =
+            |path: &Path| path.is_absolute() && path.file_name().is_some() && path.as_os_str().len() <= PATH_BYTES_MAX;
+        let parsed = match text.strip_prefix("unix:") {
+            Some(path) => Some(PathBuf::from(path)).filter(|path| usable(path)).map(Self::Unix),
+            None => text.parse().ok().map(Self::Tcp),
+        };
+        parsed.ok_or_else(|| {
+            format!(
+                "`{text}` is no address to listen at: write `127.0.0.1:8080`, or `unix:/run/gate.sock` with an absolute path of at most {PATH_BYTES_MAX} bytes"
+            )
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_of_tcp_or_of_a_socket_and_is_shown_as_it_is_written() {
+        let read = |text: &str| Address::try_from(text.to_owned());
+        for good in ["127.0.0.1:8080", "[::1]:0", "unix:/run/gate.sock"] {
+            assert_eq!(read(good).unwrap().to_string(), good);
+        }
+        let long = format!("unix:/{}", "a".repeat(PATH_BYTES_MAX));
+        for bad in ["", "127.0.0.1", ":8080", "localhost:80", "unix:", "unix:gate.sock", "unix:/", "unix:/a/..", &long]
+        {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert!(read("unix:/a").unwrap().is_taken_by(&read("unix:/a").unwrap()));
+        assert!(!read("127.0.0.1:0").unwrap().is_taken_by(&read("127.0.0.1:0").unwrap()));
+    }
+}
