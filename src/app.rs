@@ -107,11 +107,13 @@ impl App {
         let compiled = loaded.compile()?;
         compiled.tell();
         trust::check(&compiled.blueprint.upstreams)?;
-        let servers = compiled.servers;
+        let servers = &compiled.servers;
         let fetch = outbound()?;
         let (mut places, mut addresses) = (Vec::new(), Vec::new());
         for plan in &servers.listeners {
-            let tls = Arc::new(Tls::new(plan.tls.as_ref(), plan.http2).map_err(StartError::Tls)?);
+            let tls = Arc::new(
+                Tls::new(plan.tls.as_ref(), plan.http2).map_err(|problems| problems.within(&compiled.source))?,
+            );
             let (listening, address) = bind(&plan.listen).await?;
             places.push(Place { listening, tls, http2: plan.http2 });
             addresses.push(address);
@@ -140,10 +142,10 @@ impl App {
             token: admin_token.clone(),
         };
         let admin = admin::start(operators, state);
-        let listener = Listener::start(places, ProxyDoor::new(gate.clone(), upkeep.clone()), &servers, open);
+        let listener = Listener::start(places, ProxyDoor::new(gate.clone(), upkeep.clone()), servers, open);
         let snapshot = current.load();
         tokio::join!(snapshot.issuers().first_attempts(), upkeep.keep(snapshot.pools()));
-        let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, servers });
+        let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, servers: compiled.servers });
         Ok(Self { listener, addresses, _admin: admin, admin_address, draining, works, reloads, reloader: None, gate })
     }
 
@@ -184,11 +186,11 @@ impl App {
 
 impl Install for Works {
     async fn install(&self, compiled: Compiled) -> Result<(), Problems> {
-        let Compiled { blueprint, servers, .. } = compiled;
+        let Compiled { blueprint, servers, source, .. } = compiled;
         self.check_fixed(&servers)?;
         trust::check(&blueprint.upstreams)?;
         let prepared = self.tls.iter().zip(&servers.listeners).map(|(tls, plan)| tls.prepare(plan.tls.as_ref()));
-        let prepared = prepared.collect::<Result<Vec<_>, _>>().map_err(Problem::new)?;
+        let prepared = prepared.collect::<Result<Vec<_>, _>>().map_err(|problems| problems.within(&source))?;
         let snapshot = blueprint.start(&self.outside, Some(&self.current.load()));
         // Keys that are new are there before the first token is verified with them, and servers before the first request is
         // sent to them, if they can be had.

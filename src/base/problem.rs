@@ -166,6 +166,12 @@ impl Problems {
         result.map_err(|problems| self.0.extend(problems.into().0)).ok()
     }
 
+    /// The same, in `source` as far as they have none.
+    #[must_use]
+    pub fn within(self, source: &Arc<Source>) -> Self {
+        Self(self.0.into_iter().map(|problem| problem.within(source)).collect())
+    }
+
     /// `value` if nothing is wrong.
     ///
     /// # Errors

@@ -33,6 +33,22 @@ impl SecretSource {
     /// # Errors
     /// A [`Problem`] when it is not there, or empty.
     pub fn read(&self, files: &Files) -> Result<Secret, Problem> {
+        self.read_there(files).map(|secret| secret.value)
+    }
+
+    /// The same, with the place where it is named.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_there(&self, files: &Files) -> Result<Spanned<Secret>, Problem> {
+        let place = match self {
+            Self::Env(name) => name.leads_to(()),
+            Self::File(path) => path.leads_to(()),
+        };
+        self.find(files).map(|secret| place.leads_to(secret))
+    }
+
+    fn find(&self, files: &Files) -> Result<Secret, Problem> {
         let (found, empty) = match self {
             Self::Env(name) => {
                 let missing =

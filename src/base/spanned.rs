@@ -16,10 +16,24 @@ pub struct Spanned<T> {
     pub referenced: Location,
 }
 
+impl<T: PartialEq> PartialEq for Spanned<T> {
+    /// The same value is the same wherever it stands.
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl<T: Eq> Eq for Spanned<T> {}
+
 impl<T> Spanned<T> {
     /// A value that stands in no file.
     pub const fn nowhere(value: T) -> Self {
         Self { value, referenced: Location::UNKNOWN }
+    }
+
+    /// What this value leads to, which stands in the same place.
+    pub const fn leads_to<U>(&self, value: U) -> Spanned<U> {
+        Spanned { value, referenced: self.referenced }
     }
 }
 

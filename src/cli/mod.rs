@@ -25,7 +25,7 @@ use crate::{
     authoring::lint::{self, Lint, Oddity},
     base::{
         clock::SystemClock,
-        problem::{Problem, Problems, Source},
+        problem::{Problems, Source},
     },
     config, demo,
     doors::trust,
@@ -149,13 +149,11 @@ fn check(options: &CheckOptions) -> ExitCode {
             return Err(Problems(compiled.candidate_problems.0));
         }
         trust::check(&compiled.blueprint.upstreams)?;
+        let within = |problems: Problems| problems.within(&compiled.source);
         for listener in &compiled.servers.listeners {
-            if let Some(Err(error)) = listener.tls.as_ref().map(|files| tls::acceptor(files, listener.http2)) {
-                return Err(Problem::new(error).into());
-            }
+            listener.tls.as_ref().map(|files| tls::acceptor(files, listener.http2)).transpose().map_err(within)?;
         }
-        let oddities = lint::oddities(&loaded.config, &compiled)
-            .map_err(|problems| Problems(problems.0.into_iter().map(|it| it.within(&compiled.source)).collect()))?;
+        let oddities = lint::oddities(&loaded.config, &compiled).map_err(within)?;
         Ok((compiled, oddities))
     });
     let (compiled, oddities) = match found {

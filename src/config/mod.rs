@@ -241,8 +241,7 @@ impl Loaded {
     /// # Errors
     /// Every [`Problem`] it has.
     pub fn compile(&self) -> Result<Compiled, Problems> {
-        self.compile_parts()
-            .map_err(|problems| Problems(problems.0.into_iter().map(|it| it.within(&self.source)).collect()))
+        self.compile_parts().map_err(|problems| problems.within(&self.source))
     }
 
     fn compile_parts(&self) -> Result<Compiled, Problems> {

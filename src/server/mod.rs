@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod body;
+mod certificates;
 pub mod counters;
 mod deny_list;
 pub mod fetch;
@@ -15,3 +16,4 @@ pub mod socket;
 pub mod sql;
 mod stall;
 pub mod tls;
+pub mod x509;

@@ -13,7 +13,7 @@ use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs::default_provider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, UnixTime},
     server::{
         NoServerSessionStorage, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -25,9 +25,17 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::socket::Socket;
-use crate::base::digest::sha256;
-use crate::config::tls::{ClientCertificate, TlsFiles};
+use super::{
+    certificates::{Certificates, chain},
+    socket::Socket,
+};
+use crate::{
+    base::{
+        digest::sha256,
+        problem::{Problem, Problems},
+    },
+    config::tls::{ClientCertificate, TlsFiles},
+};
 
 /// The name of HTTP/2 in a handshake (RFC 9113 section 3.2).
 const HTTP2: &[u8] = b"h2";
@@ -66,8 +74,8 @@ impl Tls {
     /// As `files` say, HTTP/2 being offered or not.
     ///
     /// # Errors
-    /// What is wrong with them, for operators.
-    pub fn new(files: Option<&TlsFiles>, http2: bool) -> Result<Self, String> {
+    /// What is wrong with them.
+    pub fn new(files: Option<&TlsFiles>, http2: bool) -> Result<Self, Problems> {
         let tls = Self { accepting: watch::Sender::new(None), http2 };
         tls.replace(tls.prepare(files)?);
         Ok(tls)
@@ -76,8 +84,8 @@ impl Tls {
     /// What accepts connections as `files` say: what does so now, where they are the same.
     ///
     /// # Errors
-    /// What is wrong with them, for operators.
-    pub fn prepare(&self, files: Option<&TlsFiles>) -> Result<Option<Arc<Accepting>>, String> {
+    /// What is wrong with them.
+    pub fn prepare(&self, files: Option<&TlsFiles>) -> Result<Option<Arc<Accepting>>, Problems> {
         let Some(files) = files else { return Ok(None) };
         let now = self.accepting.borrow().clone().filter(|now| now.files == *files);
         let made =
@@ -107,22 +115,22 @@ impl Tls {
 /// What accepts TLS connections as `files` say, HTTP/2 being offered or not.
 ///
 /// # Errors
-/// What is wrong with them, for operators.
-pub fn acceptor(files: &TlsFiles, http2: bool) -> Result<TlsAcceptor, String> {
+/// What is wrong with them.
+pub fn acceptor(files: &TlsFiles, http2: bool) -> Result<TlsAcceptor, Problems> {
     let provider = Arc::new(default_provider());
-    let chain = certificates(&files.certificate).map_err(|error| format!("`tls.certificate`: {error}"))?;
-    let key = PrivateKeyDer::from_pem_slice(files.private_key.expose().as_bytes())
-        .map_err(|error| format!("`tls.private_key`: {error}"))?;
-    let builder = ServerConfig::builder_with_provider(provider.clone())
+    let mut problems = Problems::default();
+    let certificates = problems.keep(Certificates::load(files, &provider));
+    let verifier = problems.keep(verifier(files, provider.clone()));
+    let (certificates, verifier) = problems.into_result(certificates.zip(verifier))?;
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let verifier = verifier(files, provider)?;
+        .map_err(|error| Problem::new(format!("no TLS: {error}")))?;
     let resumes = verifier.is_none();
     let builder = match verifier {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| format!("`tls`: {error}"))?;
+    let mut config = builder.with_cert_resolver(Arc::new(certificates));
     if !resumes {
         // A connection that is taken up again is made without its certificate being looked at again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -133,13 +141,7 @@ pub fn acceptor(files: &TlsFiles, http2: bool) -> Result<TlsAcceptor, String> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let found = found.map_err(|error| error.to_string())?;
-    if found.is_empty() { Err("holds no certificate in PEM".into()) } else { Ok(found) }
-}
-
-fn verifier(files: &TlsFiles, provider: Arc<CryptoProvider>) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
+fn verifier(files: &TlsFiles, provider: Arc<CryptoProvider>) -> Result<Option<Arc<dyn ClientCertVerifier>>, Problem> {
     let optional = match files.client_certificate {
         ClientCertificate::Off => return Ok(None),
         ClientCertificate::Accepted => true,
@@ -148,13 +150,15 @@ fn verifier(files: &TlsFiles, provider: Arc<CryptoProvider>) -> Result<Option<Ar
     let Some(authorities) = &files.client_authorities else {
         return Ok(Some(Arc::new(HolderOnly { provider, mandatory: !optional })));
     };
+    let unusable =
+        |error: String| Problem::at(authorities, format!("the authorities of clients cannot be used: {error}"));
     let mut roots = RootCertStore::empty();
-    for authority in certificates(authorities).map_err(|error| format!("`tls.client_authorities`: {error}"))? {
-        roots.add(authority).map_err(|error| format!("`tls.client_authorities`: {error}"))?;
+    for authority in chain(authorities)? {
+        roots.add(authority).map_err(|error| unusable(error.to_string()))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = if optional { builder.allow_unauthenticated() } else { builder };
-    Ok(Some(builder.build().map_err(|error| format!("`tls.client_authorities`: {error}"))?))
+    Ok(Some(builder.build().map_err(|error| unusable(error.to_string()))?))
 }
 
 /// Takes any certificate whose key the client holds: all that a token bound to it asks for (RFC 8705 section 3). Nobody

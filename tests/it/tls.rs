@@ -150,7 +150,7 @@ async fn a_renewed_certificate_is_shown_to_those_who_come_next() {
     );
     fs::rename(path.join("new.pem"), path.join("gate.pem")).unwrap();
     let start = std::time::Instant::now();
-    while !house.operators("/readyz").await.body.contains("`tls`: ") {
+    while !house.operators("/readyz").await.body.contains("does not fit") {
         assert!(start.elapsed().as_secs() < 20, "nothing is said of the key");
     }
     assert_eq!(tokio::task::block_in_place(|| shown(&house)), before);
@@ -203,16 +203,16 @@ fn check_finds_what_is_wrong_with_certificates_and_keys() {
     fs::write(path.join("empty.pem"), "").unwrap();
     for (certificate, key, rest, problem) in [
         ("gate.pem", "gate.key", "", ""),
-        ("empty.pem", "gate.key", "", "`tls.certificate`: holds no certificate in PEM"),
-        ("gate.pem", "gate.pem", "", "`tls.private_key`"),
-        ("gate.pem", "first.key", "", "`tls`: "),
+        ("empty.pem", "gate.key", "", "the file holds no certificate in PEM"),
+        ("gate.pem", "gate.pem", "", "the private key cannot be read"),
+        ("gate.pem", "first.key", "", "the key does not fit the certificate"),
         ("nowhere", "gate.key", "", "cannot read `nowhere`"),
         ("gate.pem", "gate.key", ", client_authorities: ca.pem", "authorities of certificates that are not asked for"),
         (
             "gate.pem",
             "gate.key",
             ", client_certificate: required, client_authorities: empty.pem",
-            "`tls.client_authorities`",
+            "the file holds no certificate in PEM",
         ),
     ] {
         let tls = format!("tls: {{ certificate: {certificate}, private_key: {{ file: {key} }}{rest} }}\n");
@@ -226,5 +226,111 @@ fn check_finds_what_is_wrong_with_certificates_and_keys() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(if problem.is_empty() { 0 } else { 64 }), "{certificate} {key}: {said}");
         assert!(said.contains(problem), "{problem} is not in {said}");
+    }
+}
+
+/// A certificate of the authority for `names` (`DNS:a.example,DNS:b.example`), as `<file>.pem` and `<file>.key`.
+fn certificate_for(folder: &Path, file: &str, names: &str) {
+    fs::write(folder.join("names.ext"), format!("subjectAltName={names}\n")).unwrap();
+    openssl(
+        folder,
+        &format!(
+            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={file} -keyout {file}.key -out {file}.csr"
+        ),
+    );
+    let sign = format!("x509 -req -in {file}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names.ext");
+    openssl(folder, &format!("{sign} -out {file}.pem"));
+}
+
+/// The common name of the certificate that a client is shown who asks for `name`, or for none.
+fn shown_for(folder: &Path, address: std::net::SocketAddr, name: Option<&str>) -> String {
+    let name = name.map_or_else(|| "-noservername".to_owned(), |name| format!("-servername {name}"));
+    let script = format!(
+        "openssl s_client -connect {address} {name} </dev/null 2>/dev/null | openssl x509 -noout -subject -nameopt RFC2253 2>/dev/null"
+    );
+    String::from_utf8(run(folder, "sh", &["-c", &script]).stdout).unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_certificate_is_the_one_that_a_client_asks_for_by_name() {
+    let folder = folder();
+    let path = folder.path();
+    certificate_for(path, "one", "DNS:one.example,DNS:Deep.Wild.example");
+    certificate_for(path, "wild", "DNS:*.wild.example,DNS:wild.example");
+    let further = ", certificates: [{ certificate: one.pem, private_key: { file: one.key } }, \
+        { certificate: wild.pem, private_key: { file: wild.key } }]";
+    let mut house = gate(path, further, "off").await;
+    let address = house.app.address();
+    let shown = |name| tokio::task::block_in_place(|| shown_for(path, address, name));
+    for (name, is) in [
+        (None, "gate"),
+        (Some("one.example"), "one"),
+        (Some("ONE.example"), "one"),
+        (Some("deep.wild.example"), "one"),
+        (Some("any.wild.example"), "wild"),
+        (Some("wild.example"), "wild"),
+        (Some("a.b.wild.example"), "gate"),
+        (Some("other.example"), "gate"),
+        (Some("x.one.example"), "gate"),
+    ] {
+        assert_eq!(shown(name), format!("subject=CN={is}"), "{name:?}");
+    }
+    assert_eq!(call(&mut house, path, &token(path, None), None).await, ["allowed"; 2]);
+    let strict = ", unknown_name: refused, certificates: [{ certificate: wild.pem, private_key: { file: wild.key } }]";
+    fs::copy(path.join("one.pem"), path.join("gate.pem")).unwrap();
+    fs::copy(path.join("one.key"), path.join("gate.key")).unwrap();
+    let house = gate(path, strict, "off").await;
+    let address = house.app.address();
+    let shown = |name| tokio::task::block_in_place(|| shown_for(path, address, name));
+    assert_eq!([shown(Some("one.example")), shown(Some("a.wild.example"))], ["subject=CN=one", "subject=CN=wild"]);
+    assert_eq!([shown(None), shown(Some("other.example"))], ["", ""]);
+}
+
+#[test]
+fn check_says_where_certificates_are_wrong() {
+    let folder = folder();
+    let path = folder.path();
+    certificate_for(path, "one", "DNS:one.example");
+    certificate_for(path, "again", "DNS:ONE.example");
+    fs::write(path.join("broken.pem"), "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n").unwrap();
+    for (tls, problems) in [
+        ("certificates: [{ certificate: one.pem, private_key: { file: one.key } }]", &[][..]),
+        (
+            "certificates: [{ certificate: one.pem, private_key: { file: again.key } }, { certificate: broken.pem, private_key: { file: one.key } }]",
+            &[
+                "the key does not fit the certificate",
+                "config.yaml:3:2]",
+                "the certificates cannot be read",
+                "config.yaml:3:32]",
+            ],
+        ),
+        (
+            "certificates: [{ certificate: one.pem, private_key: { file: one.key } }, { certificate: again.pem, private_key: { file: again.key } }]",
+            &["two certificates are for `one.example`"],
+        ),
+        (
+            "certificates: [{ certificate: first.pem, private_key: { file: first.key } }]",
+            &["the certificate names no host"],
+        ),
+        ("unknown_name: refused", &["the certificate names no host"]),
+        (
+            "client_certificate: required, client_authorities: broken.pem",
+            &["the certificates cannot be read", "config.yaml:2:"],
+        ),
+    ] {
+        let lines = tls.replacen("again.key", "\n again.key", 1);
+        let text = format!(
+            "listen: 127.0.0.1:0\ntls: {{ certificate: gate.pem, private_key: {{ file: gate.key }}, {lines} }}\n\
+             upstream: {{ url: 'http://127.0.0.1:1' }}\n\
+             issuers: [oidc_generic: {{ issuer: 'https://a.example', audiences: [api], jwks_file: keys.json }}]\n\
+             routes: [{{ methods: [GET], path: /, action: readOnly, resource: 'UserData::\"a\"', attributes: {{ owner: 'User::\"a\"' }} }}]\n"
+        );
+        fs::write(path.join("config.yaml"), text).unwrap();
+        let output = run(path, env!("CARGO_BIN_EXE_portcullis"), &["check"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(if problems.is_empty() { 0 } else { 64 }), "{tls}: {said}");
+        for problem in problems {
+            assert!(said.contains(problem), "{problem} is not in {said}");
+        }
     }
 }
