@@ -33,7 +33,7 @@ use crate::{
         admin,
         fetch::HttpFetch,
         http1::Serving,
-        listener::{Listener, Place},
+        listener::{Listener, Place, Way},
         socket::Listening,
         sql::Sql,
         tls::Tls,
@@ -115,10 +115,10 @@ impl App {
                 Tls::new(plan.tls.as_ref(), plan.http2).map_err(|problems| problems.within(&compiled.source))?,
             );
             let (listening, address) = bind(&plan.listen).await?;
-            places.push(Place { listening, tls, http2: plan.http2 });
+            places.push(Place { listening, way: Way { tls, http2: plan.http2, proxied: plan.proxy_protocol } });
             addresses.push(address);
         }
-        let tls = places.iter().map(|place| place.tls.clone()).collect();
+        let tls = places.iter().map(|place| place.way.tls.clone()).collect();
         let (operators, admin_address) = bind(&servers.admin).await?;
         let outside = Outside {
             clock: clock.clone(),
@@ -130,19 +130,18 @@ impl App {
         let current = Arc::new(Current::new(compiled.blueprint.start(&outside, None)));
         let upkeep = Upkeep::default();
         let gate = Gate::new(current.clone(), clock.clone(), sink, metrics.clone());
-        let open = metrics.connections().clone();
         let draining = Arc::new(AtomicBool::new(false));
         let reloads = Arc::new(Reloads::default());
         let admin_token = Arc::new(ArcSwapOption::from_pointee(servers.admin_token.clone()));
         let state = admin::State {
             current: current.clone(),
             reloads: reloads.clone(),
-            metrics,
+            metrics: metrics.clone(),
             draining: draining.clone(),
             token: admin_token.clone(),
         };
         let admin = admin::start(operators, state);
-        let listener = Listener::start(places, ProxyDoor::new(gate.clone(), upkeep.clone()), servers, open);
+        let listener = Listener::start(places, ProxyDoor::new(gate.clone(), upkeep.clone()), servers, metrics);
         let snapshot = current.load();
         tokio::join!(snapshot.issuers().first_attempts(), upkeep.keep(snapshot.pools()));
         let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, servers: compiled.servers });

@@ -27,6 +27,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     decisions: HistogramVec,
     connections: IntGauge,
+    connections_refused: IntCounterVec,
     records_dropped: IntCounter,
     keys_age: GaugeVec,
     key_fetches: IntCounterVec,
@@ -64,6 +65,10 @@ impl Metrics {
             &["route"],
         )?;
         let connections = IntGauge::new("portcullis_connections", "Open downstream connections.")?;
+        let connections_refused = IntCounterVec::new(
+            Opts::new("portcullis_connections_refused_total", "Connections of which nothing was read, by code."),
+            &["code"],
+        )?;
         let records_dropped =
             IntCounter::new("portcullis_records_dropped_total", "Decision records that could not be written.")?;
         let keys_age = GaugeVec::new(
@@ -151,6 +156,7 @@ impl Metrics {
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(decisions.clone()))?;
         registry.register(Box::new(connections.clone()))?;
+        registry.register(Box::new(connections_refused.clone()))?;
         registry.register(Box::new(records_dropped.clone()))?;
         registry.register(Box::new(keys_age.clone()))?;
         registry.register(Box::new(key_fetches.clone()))?;
@@ -177,6 +183,7 @@ impl Metrics {
             requests,
             decisions,
             connections,
+            connections_refused,
             records_dropped,
             keys_age,
             key_fetches,
@@ -292,6 +299,11 @@ impl Metrics {
     /// Open downstream connections.
     pub const fn connections(&self) -> &IntGauge {
         &self.connections
+    }
+
+    /// Connections of which nothing was read, for this reason.
+    pub fn connections_refused(&self, code: &'static str) -> IntCounter {
+        self.connections_refused.with_label_values(&[code])
     }
 
     /// Notes how many reloads put a configuration in force and how many refused one, and whether the last one did.

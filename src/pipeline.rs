@@ -4,7 +4,7 @@
 mod learn;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -109,13 +109,18 @@ impl Gate {
         Visit { gate, snapshot, record, subject: None, question: None, arrived, body_bytes_max: None, scheme: None }
     }
 
-    /// Refuses, and records that it did, what came from `peer` and is not read.
-    pub fn refuse(&self, peer: Option<SocketAddr>, refusal: &Refusal) -> Refused {
+    /// Whether `peer` is a proxy that is believed of where connections and requests come from.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.current.load().proxies.has(peer)
+    }
+
+    /// Refuses, and records that it did, what came from `peer` and is not read; where it is closed nothing is answered.
+    pub fn refuse(&self, peer: Option<SocketAddr>, refusal: &Refusal, is_closed: bool) -> Refused {
         let mut visit = self.receive();
         visit.record.peer = peer.map(|peer| peer.ip().to_string());
         visit.record.decision = Outcome::Deny;
         visit.note_refusal(refusal);
-        visit.answered(refusal.status().as_u16());
+        visit.answered(if is_closed { 0 } else { refusal.status().as_u16() });
         Refused::new(refusal.clone(), visit.record.decision_id.clone())
     }
 }
@@ -124,6 +129,11 @@ impl Visit {
     /// Names the decision.
     pub fn decision_id(&self) -> &str {
         &self.record.decision_id
+    }
+
+    /// Notes the load balancer that the connection came through.
+    pub fn came_through(&mut self, balancer: Option<IpAddr>) {
+        self.record.via = balancer.map(|balancer| balancer.to_string());
     }
 
     /// The bounds on this request.

@@ -1,8 +1,8 @@
-//! Where somebody listens: at a TCP address, or at a Unix socket.
+//! Addresses: where somebody listens, be it TCP's or a Unix socket, and whose an address is.
 
 use std::{
     fmt,
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -68,6 +68,17 @@ impl fmt::Display for Address {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+/// Whose address it is: whoever has one of IPv6 has a whole network of them, a /64.
+pub const fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -28,6 +28,10 @@ pub struct LimitsConfig {
     pub connections_max: Option<Spanned<usize>>,
     /// Requests under way. Default 10000.
     pub requests_max: Option<Spanned<usize>>,
+    /// Open connections of one address, of IPv6 one /64. Default as many as there may be.
+    pub connections_per_peer_max: Option<Spanned<usize>>,
+    /// Requests on one connection, after which it is closed. Default as many as come.
+    pub requests_per_connection_max: Option<Spanned<usize>>,
     /// Requests at once on a connection in HTTP/2. Default 100.
     pub streams_max: Option<Spanned<usize>>,
     /// Tokens that are remembered. Default 30000.
@@ -72,8 +76,15 @@ impl LimitsConfig {
             problems.keep(bounded(self.requests_max.as_ref(), "requests_max", default.requests_max, 1..=1_000_000));
         let body = problems.keep(body_bytes_max(self.body_bytes_max.as_ref()));
         let tunnel = problems.keep(bounded(self.tunnel_idle_ms.as_ref(), "tunnel_idle_ms", 300_000, 100..=86_400_000));
+        let mut some = |value: &Option<Spanned<usize>>, name| {
+            problems.keep(value.as_ref().map(|it| bounded(Some(it), name, 1, 1..=1_000_000)).transpose())
+        };
+        let per_peer = some(&self.connections_per_peer_max, "connections_per_peer_max");
+        let per_connection = some(&self.requests_per_connection_max, "requests_per_connection_max");
         let limits = (|| {
             Some(Limits {
+                connections_per_peer_max: per_peer?,
+                requests_per_connection_max: per_connection?,
                 tunnel_idle: Duration::from_millis(tunnel?),
                 body_bytes_max: body?,
                 requests_max: requests?,

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use self::{
     limits::LimitsConfig,
     records::RecordsConfig,
-    servers::{Http2, ListenerConfig},
+    servers::{Http2, ListenerConfig, ProxyProtocol},
     tls::TlsConfig,
 };
 pub use self::{schema::schema, servers::Servers};
@@ -62,6 +62,8 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Whether agents may speak HTTP/2. Default accepted.
     pub http2: Option<Spanned<Http2>>,
+    /// Whether load balancers say by the PROXY protocol whom connections are from. Default off.
+    pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
     /// Further places where agents connect, each in its own way. Default none.
     #[serde(default)]
     pub listeners: Vec<ListenerConfig>,

@@ -26,6 +26,17 @@ pub enum Http2 {
     Off,
 }
 
+/// Whether connections begin with a header of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// They begin with what clients send.
+    #[default]
+    Off,
+    /// They begin with the header, version 1 or 2, which trusted proxies alone may send.
+    Required,
+}
+
 /// An entry of `listeners`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +47,8 @@ pub struct ListenerConfig {
     pub tls: Option<TlsConfig>,
     /// Whether they may speak HTTP/2. Default accepted.
     pub http2: Option<Spanned<Http2>>,
+    /// Whether load balancers say by the PROXY protocol whom connections are from. Default off.
+    pub proxy_protocol: Option<Spanned<ProxyProtocol>>,
 }
 
 /// Where to listen, and how.
@@ -62,6 +75,8 @@ pub struct ListenerPlan {
     pub tls: Option<TlsFiles>,
     /// Whether agents may speak HTTP/2.
     pub http2: bool,
+    /// Whether connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 impl ListenerPlan {
@@ -71,6 +86,7 @@ impl ListenerPlan {
             ("listen", self.listen != other.listen),
             ("tls", self.tls.is_some() != other.tls.is_some()),
             ("http2", self.http2 != other.http2),
+            ("proxy_protocol", self.proxy_protocol != other.proxy_protocol),
         ];
         changed.iter().find(|(_, changed)| *changed).map(|(name, _)| *name)
     }
@@ -81,9 +97,34 @@ impl ListenerConfig {
         self.http2.as_ref().map_or(Http2::Accepted, |it| it.value)
     }
 
+    /// The setting, where connections begin with a header of the PROXY protocol.
+    fn proxied(&self) -> Option<&Spanned<ProxyProtocol>> {
+        self.proxy_protocol.as_ref().filter(|it| it.value == ProxyProtocol::Required)
+    }
+
+    /// Somebody must be there who may say whom connections are from.
+    fn check_proxied(&self, trusts_proxies: bool) -> Result<(), Problem> {
+        match self.proxied() {
+            Some(proxied) if self.listen.value.tcp().is_none() => {
+                Err(Problem::at(proxied, "nobody on a Unix socket has an address that could be trusted")
+                    .fix("have the load balancer connect by TCP"))
+            }
+            Some(proxied) if !trusts_proxies => {
+                Err(Problem::at(proxied, "nobody is trusted to say whom connections are from")
+                    .fix("name your load balancers: `trusted_proxies: { addresses: [10.0.0.0/8] }`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn compile(&self, files: &Files) -> Result<ListenerPlan, Problems> {
         let tls = self.tls.as_ref().map(|tls| tls.read(files)).transpose()?;
-        Ok(ListenerPlan { listen: self.listen.value.clone(), tls, http2: self.http2() == Http2::Accepted })
+        Ok(ListenerPlan {
+            listen: self.listen.value.clone(),
+            tls,
+            http2: self.http2() == Http2::Accepted,
+            proxy_protocol: self.proxied().is_some(),
+        })
     }
 }
 
@@ -120,6 +161,7 @@ impl Loaded {
                         .fix("give each listener, and `admin`, an address of its own"),
                 );
             }
+            problems.keep(listener.check_proxied(self.config.trusted_proxies.is_some()));
             plans.extend(problems.keep(listener.compile(&self.files)));
         }
         problems.into_result(Some(plans))
@@ -129,8 +171,8 @@ impl Loaded {
 impl Config {
     /// Where agents connect: the short form, then the further ones.
     pub fn listeners(&self) -> impl Iterator<Item = ListenerConfig> {
-        let Self { listen, tls, http2, .. } = self.clone();
-        std::iter::once(ListenerConfig { listen, tls, http2 }).chain(self.listeners.clone())
+        let Self { listen, tls, http2, proxy_protocol, .. } = self.clone();
+        std::iter::once(ListenerConfig { listen, tls, http2, proxy_protocol }).chain(self.listeners.clone())
     }
 
     fn streams_max(&self) -> Result<usize, Problem> {

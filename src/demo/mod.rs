@@ -110,6 +110,7 @@ async fn start(loaded: &mut Loaded, journal: Arc<Journal>) -> Result<App, Failur
     let loopback = |port| Spanned::nowhere(Address::from(SocketAddr::from(([127, 0, 0, 1], port))));
     let port = |address: &Address| address.tcp().map_or(0, |address| address.port());
     config.listeners.clear();
+    config.proxy_protocol = None;
     config.admin = Some(loopback(port(&config.admin_address())));
     config.listen = loopback(port(&config.listen.value));
     let clock = Arc::new(SystemClock);

@@ -3,6 +3,7 @@
 
 mod answer;
 mod attempts;
+pub mod caller;
 mod dial;
 mod failure;
 pub mod pace;

@@ -1,7 +1,7 @@
 //! The reverse proxy: an HTTP door on pingora. What is allowed goes to the upstream, byte for byte the target that
 //! was authorised; what is not is answered here.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use crate::{
     doors::{
         answer::{answer, final_response, is_interim},
         attempts::Attempts,
+        caller::Caller,
         dial,
         failure::refusal_of,
         pace::Pace,
@@ -48,6 +49,7 @@ pub struct ProxyDoor {
 #[derive(Debug)]
 pub struct Passage {
     visit: Visit,
+    caller: Arc<Caller>,
     /// Present from admission on: without it nothing is forwarded.
     obligations: Option<Obligations>,
     attempts: Attempts,
@@ -83,8 +85,11 @@ impl ProxyHttp for ProxyDoor {
     type CTX = Passage;
 
     fn new_ctx(&self) -> Passage {
+        let (mut visit, caller) = (self.gate.receive(), Caller::ours());
+        visit.came_through(caller.via);
         Passage {
-            visit: self.gate.receive(),
+            visit,
+            caller,
             obligations: None,
             attempts: Attempts::default(),
             tunnel: Tunnel::default(),
@@ -110,8 +115,7 @@ impl ProxyHttp for ProxyDoor {
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
         let outcome = if session.is_http2() {
             let request = session.req_header().clone();
-            let (peer, certificate) = (peer(session), certificate(session));
-            let head = Head { peer, certificate, ..head(&request, None) };
+            let head = head(&request, None, &passage.caller);
             tokio::select! {
                 biased;
                 outcome = passage.visit.admit(&head) => outcome,
@@ -119,8 +123,7 @@ impl ProxyHttp for ProxyDoor {
             }
         } else {
             let wire = session.as_downstream().as_http1().map(|h1| h1.get_headers_raw_bytes());
-            let (peer, certificate) = (peer(session), certificate(session));
-            let head = Head { peer, certificate, ..head(session.req_header(), wire.as_deref()) };
+            let head = head(session.req_header(), wire.as_deref(), &passage.caller);
             passage.visit.admit(&head).await
         };
         match outcome {
@@ -356,21 +359,16 @@ fn as_in_http1(request: &mut RequestHeader) -> Result<()> {
     Ok(())
 }
 
-/// A request's head as far as the message tells it.
-fn head<'a>(request: &'a RequestHeader, wire: Option<&'a [u8]>) -> Head<'a> {
+/// A request's head.
+fn head<'a>(request: &'a RequestHeader, wire: Option<&'a [u8]>, caller: &'a Caller) -> Head<'a> {
     Head {
         method: &request.method,
         target: request.raw_path(),
         headers: &request.headers,
         wire,
-        peer: None,
-        certificate: None,
+        peer: caller.peer,
+        certificate: caller.certificate,
     }
-}
-
-/// The other end of the client's connection.
-fn peer(session: &Session) -> Option<SocketAddr> {
-    session.client_addr().and_then(|peer| peer.as_inet()).copied()
 }
 
 /// Ends when the client has taken its request back, in HTTP/2.
@@ -379,11 +377,6 @@ async fn left(session: &mut Session) {
         Some(close) => drop(close.await),
         None => std::future::pending().await,
     }
-}
-
-/// SHA-256 of the certificate that the client's connection was made with.
-fn certificate(session: &Session) -> Option<[u8; 32]> {
-    session.digest()?.ssl_digest.as_ref()?.cert_digest.as_slice().try_into().ok()
 }
 
 /// Whether the client asks for another protocol.

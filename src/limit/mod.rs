@@ -5,7 +5,7 @@ mod buckets;
 mod config;
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,7 +15,7 @@ use std::{
 
 use self::buckets::Buckets;
 pub use self::config::{CountersConfig, Part, RateConfig, RatePlan, WhenUnreachable, compile};
-use crate::base::outside::Outside;
+use crate::base::{address::network, outside::Outside};
 
 /// Why somebody may not ask now.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -159,16 +159,5 @@ impl RatePlan {
         // Who acts for no user has no bucket of a user's, but one of the agent's for none.
         let speaks = !has(Part::User) || has(Part::Agent) || key.user.is_some();
         speaks.then_some(key)
-    }
-}
-
-/// Whoever has an IPv6 address has a whole network of them.
-const fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }

@@ -50,6 +50,8 @@ pub enum Refusal {
     Limited(LimitError),
     /// No more connections or requests are taken.
     Overloaded,
+    /// No more connections are taken from this address.
+    PeerOverloaded,
     /// A fault of ours.
     Internal,
 }
@@ -93,6 +95,7 @@ impl Refusal {
             Self::Limited(LimitError::ClientLimited(..)) => row(StatusCode::TOO_MANY_REQUESTS, "client_limited"),
             Self::Limited(LimitError::Unavailable(_)) => row(StatusCode::SERVICE_UNAVAILABLE, "limit_unavailable"),
             Self::Overloaded => row(StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            Self::PeerOverloaded => row(StatusCode::SERVICE_UNAVAILABLE, "peer_overloaded"),
             Self::Internal => row(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         }
     }
@@ -122,6 +125,8 @@ impl Refusal {
             R::UpgradeUnclear,
             R::HostMissing,
             R::TargetTooLong,
+            R::ProxyUntrusted,
+            R::ProxyHeaderInvalid,
             R::HeadTimedOut,
             R::HeadTooLarge,
         ];
@@ -176,7 +181,8 @@ impl Refusal {
             determining: Vec::new(),
             nearest_miss: None,
         });
-        let mut every = vec![Self::RouteMissing, Self::HostUnknown, Self::Overloaded, Self::Internal];
+        let mut every =
+            vec![Self::RouteMissing, Self::HostUnknown, Self::Overloaded, Self::PeerOverloaded, Self::Internal];
         every.extend(requests.map(Self::from));
         every.extend(tokens.map(Self::from));
         every.extend(mappings.map(Self::from));
@@ -289,6 +295,8 @@ const fn request_row(error: RequestError) -> Row {
         RequestError::FramingConflict => row(StatusCode::BAD_REQUEST, "framing_conflict"),
         RequestError::UpgradeUnclear => row(StatusCode::BAD_REQUEST, "upgrade_unclear"),
         RequestError::HostMissing => row(StatusCode::BAD_REQUEST, "host_missing"),
+        RequestError::ProxyUntrusted => row(StatusCode::FORBIDDEN, "proxy_untrusted"),
+        RequestError::ProxyHeaderInvalid => row(StatusCode::BAD_REQUEST, "proxy_header_invalid"),
         RequestError::TargetTooLong => row(StatusCode::URI_TOO_LONG, "target_too_long"),
         RequestError::HeadTimedOut => row(StatusCode::REQUEST_TIMEOUT, "head_timed_out"),
         RequestError::HeadTooLarge => row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"),

@@ -51,7 +51,9 @@ impl Refusal {
     /// Where it is refused.
     pub const fn stage(&self) -> Stage {
         match self {
-            Self::Request(_) | Self::Overloaded | Self::Limited(LimitError::PeerLimited(..)) => Stage::Request,
+            Self::Request(_) | Self::Overloaded | Self::PeerOverloaded | Self::Limited(LimitError::PeerLimited(..)) => {
+                Stage::Request
+            }
             Self::Token(_) | Self::Limited(LimitError::ClientLimited(..) | LimitError::Unavailable(_)) => Stage::Token,
             Self::RouteMissing | Self::HostUnknown => Stage::Route,
             Self::Mapping(_) => Stage::Mapping,
@@ -74,6 +76,7 @@ impl fmt::Display for Refusal {
             Self::Client(error) => error.fmt(f),
             Self::Limited(error) => error.fmt(f),
             Self::Overloaded => f.write_str("no more connections or requests are taken"),
+            Self::PeerOverloaded => f.write_str("no more connections are taken from this address"),
             Self::Internal => f.write_str("a fault of the gate"),
         }
     }

@@ -105,7 +105,9 @@ impl TrustedProxies {
         Ok(client)
     }
 
-    fn has(&self, address: IpAddr) -> bool {
+    /// Whether this is the address of one of them.
+    pub fn has(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
         self.networks.iter().any(|network| network.contains(&address))
     }
 }

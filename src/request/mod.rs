@@ -66,6 +66,10 @@ pub struct Limits {
     pub requests_max: usize,
     /// Bytes of a request body, for routes that say nothing of that.
     pub body_bytes_max: Option<u64>,
+    /// Open connections of one address, or of one /64.
+    pub connections_per_peer_max: Option<usize>,
+    /// Requests on one connection.
+    pub requests_per_connection_max: Option<usize>,
     /// From the first byte of a head to its last, between two reads of a body, and between two writes.
     pub client_timeout: Duration,
     /// How long a client may send nothing after a switch of protocols.
@@ -87,6 +91,8 @@ impl Default for Limits {
             fields_max: 96,
             target_bytes_max: 4 * 1024,
             requests_max: 10_000,
+            connections_per_peer_max: None,
+            requests_per_connection_max: None,
             body_bytes_max: None,
             client_timeout: Duration::from_secs(30),
             tunnel_idle: Duration::from_secs(300),
@@ -118,6 +124,12 @@ pub enum RequestError {
     /// The target is longer than [`Limits::target_bytes_max`].
     #[error("the request target is too long")]
     TargetTooLong,
+    /// Whoever connected is not trusted to say whom a connection is from.
+    #[error("the peer is not trusted to pass connections on")]
+    ProxyUntrusted,
+    /// A connection does not begin as the PROXY protocol has it.
+    #[error("the connection does not begin with a header of the PROXY protocol")]
+    ProxyHeaderInvalid,
     /// The head did not come whole in time.
     #[error("the request head did not come in time")]
     HeadTimedOut,

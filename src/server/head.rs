@@ -33,16 +33,31 @@ pub enum NoHead {
 /// How much is read at once, in bytes.
 const READ_BYTES: usize = 4096;
 
-/// Reads until a head is whole. What was read may go on beyond its end.
+/// Waits for the first bytes of a head; nothing is lost where that is given up.
+///
+/// # Errors
+/// [`NoHead::Nothing`].
+pub async fn begin(
+    stream: &mut (impl AsyncRead + Unpin),
+    head: &mut Vec<u8>,
+    limits: HeadLimits,
+) -> Result<(), NoHead> {
+    head.reserve(READ_BYTES);
+    match timeout(limits.idle_max, stream.read_buf(head)).await {
+        Ok(Ok(1..)) => Ok(()),
+        _ => Err(NoHead::Nothing),
+    }
+}
+
+/// Reads on until `head` is whole. What was read may go on beyond its end.
 ///
 /// # Errors
 /// [`NoHead`].
-pub async fn read(stream: &mut (impl AsyncRead + Unpin), limits: HeadLimits) -> Result<Vec<u8>, NoHead> {
-    let mut head = Vec::with_capacity(READ_BYTES);
-    let began = timeout(limits.idle_max, stream.read_buf(&mut head)).await;
-    if !matches!(began, Ok(Ok(1..))) {
-        return Err(NoHead::Nothing);
-    }
+pub async fn finish(
+    stream: &mut (impl AsyncRead + Unpin),
+    head: &mut Vec<u8>,
+    limits: HeadLimits,
+) -> Result<(), NoHead> {
     let rest = async {
         let (mut begin, mut searched) = (0_usize, 0_usize);
         loop {
@@ -58,14 +73,13 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin), limits: HeadLimits) -> 
                 return Err(NoHead::TooLarge);
             }
             head.reserve(READ_BYTES);
-            match stream.read_buf(&mut head).await {
+            match stream.read_buf(head).await {
                 Ok(1..) => {}
                 _ => return Err(NoHead::Nothing),
             }
         }
     };
-    timeout(limits.duration_max, rest).await.unwrap_or(Err(NoHead::TimedOut))?;
-    Ok(head)
+    timeout(limits.duration_max, rest).await.unwrap_or(Err(NoHead::TimedOut))
 }
 
 /// Whether an empty line stands in `head`. A line feed alone ends a line here, as it does for the library; the gate
@@ -82,6 +96,13 @@ mod tests {
 
     const LIMITS: HeadLimits =
         HeadLimits { bytes_max: 64, duration_max: Duration::from_millis(200), idle_max: Duration::from_millis(100) };
+
+    async fn read(stream: &mut (impl AsyncRead + Unpin), limits: HeadLimits) -> Result<Vec<u8>, NoHead> {
+        let mut head = Vec::new();
+        begin(stream, &mut head, limits).await?;
+        finish(stream, &mut head, limits).await?;
+        Ok(head)
+    }
 
     /// What is read of `parts`, sent 20 ms apart, the connection then kept open.
     async fn read_of(parts: &[&[u8]]) -> Result<usize, NoHead> {

@@ -1,19 +1,18 @@
 //! HTTP/2 from clients (RFC 9113): bounded in what a connection may hold, and each stream a visit of its own.
 
-use std::{future::poll_fn, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use h2::{Reason, server::Connection};
 use pingora_core::{
     apps::HttpServerApp,
     protocols::{
-        Digest, GetSocketDigest, Stream,
+        Digest, Stream,
         http::{
             ServerSession,
             v2::server::{self, H2Accept, H2Options, HttpSession},
         },
         l4::{stream::Stream as L4Stream, virt::VirtualSocketStream},
-        tls::SslDigest,
     },
 };
 use tokio::{
@@ -22,10 +21,15 @@ use tokio::{
 };
 
 use super::{
-    listener::{Desk, IDLE_MAX},
+    crowd::Counted,
+    listener::{Desk, IDLE_MAX, LINGER},
     stall::Impatient,
+    tls::Handshake,
 };
-use crate::{doors::pace::Pace, refusal::ClientError};
+use crate::{
+    doors::{caller::Caller, pace::Pace},
+    refusal::ClientError,
+};
 
 /// What a client that knows beforehand begins a connection in the clear with, as far as its first empty line (RFC 9113
 /// section 3.4).
@@ -43,9 +47,6 @@ const FAULTS_MAX: usize = 100;
 /// Streams on a connection that were reset and are remembered: by us for a second, and by the client before they were taken.
 const RESETS_MAX: (usize, usize) = (50, 20);
 
-/// How long a client that was told to go may stay without a stream.
-const LINGER: Duration = Duration::from_secs(1);
-
 /// The whole bytes of a header list, where `head` are those of a head: the list counts 32 more for each field, and a head
 /// that is a little too large is to be refused by the gate, with a record.
 fn header_list_bytes_max(head: usize) -> u32 {
@@ -59,11 +60,10 @@ pub(super) fn is_begun_by(head: &[u8]) -> bool {
 
 /// Who is at the other end of a connection.
 pub(super) struct Client {
-    pub(super) peer: Option<SocketAddr>,
-    pub(super) certificate: Option<Arc<SslDigest>>,
+    pub(super) caller: Arc<Caller>,
     /// Held until its last stream is served.
     #[expect(dead_code, reason = "held, not read")]
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) counted: (OwnedSemaphorePermit, Option<Counted>),
 }
 
 /// A connection at work.
@@ -128,26 +128,25 @@ impl Line {
     /// Serves a request beside others. Its record is written before the tracker is quiet.
     fn serve(self: &Arc<Self>, session: HttpSession, stopped: &watch::Receiver<bool>) {
         self.open.send_modify(|open| *open = open.saturating_add(1));
-        let (served, stopped) = (Served(self.clone()), stopped.clone());
+        let (served, stopped, caller) = (Served(self.clone()), stopped.clone(), self.client.caller.clone());
         self.desk.tracker.spawn(async move {
             let desk = &served.0.desk;
             let visit = desk.proxy.process_new_http(ServerSession::new_http2(session), &stopped);
-            tokio::select! { _ = Pace::keep(visit) => {}, () = desk.cut_off.cancelled() => {} }
+            tokio::select! { _ = Pace::keep(caller.served(visit)) => {}, () = desk.cut_off.cancelled() => {} }
         });
     }
 }
 
-/// Serves one connection, stream by stream, until it ends, is idle for long, or `stopped` or `tls` says that it must end:
+/// Serves one connection, stream by stream, until it ends, is idle for long, or `stopped` or `handshake` says that it must end:
 /// then the client is told so, and what is under way is finished.
-pub(super) async fn serve<T>(
+pub(super) async fn serve(
     desk: Arc<Desk>,
     stream: L4Stream,
     client: Client,
     mut stopped: watch::Receiver<bool>,
-    mut tls: watch::Receiver<T>,
+    mut handshake: Handshake,
 ) {
-    let socket_digest = stream.get_socket_digest();
-    let digest = Arc::new(Digest { ssl_digest: client.certificate.clone(), socket_digest, ..Digest::default() });
+    let digest = Arc::new(Digest::default());
     let limits = desk.limits();
     let stream = VirtualSocketStream::new(Box::new(Impatient::new(stream, limits.duration_max)));
     let stream: Stream = Box::new(L4Stream::from(stream));
@@ -156,12 +155,12 @@ pub(super) async fn serve<T>(
     let connection = tokio::select! { biased; shaken = shaken => shaken, _ = stopped.changed() => None };
     let Some(mut connection) = connection else { return };
     let line = Arc::new(Line { desk, client, open: watch::Sender::new(0) });
-    let (mut leaving, mut outdated, mut faults) = (false, false, 0_usize);
+    let (mut leaving, mut outdated, mut faults, mut taken) = (false, false, 0_usize, 0_usize);
     loop {
         let event = tokio::select! {
             biased;
             _ = stopped.changed(), if !leaving => Event::Leave,
-            _ = tls.changed(), if !outdated => {
+            () = handshake.changed(), if !outdated => {
                 outdated = true;
                 Event::Leave
             }
@@ -169,13 +168,24 @@ pub(super) async fn serve<T>(
             () = line.idle(if leaving { LINGER } else { IDLE_MAX }) => if leaving { Event::End } else { Event::Leave },
         };
         match event {
-            // INVARIANT: no request comes in by a handshake that would now go otherwise.
-            Event::Stream(mut session) if outdated || tls.has_changed().unwrap_or(true) => {
+            // INVARIANT: no request comes in by a handshake that would now go otherwise; what is refused so may be sent again.
+            Event::Stream(mut session) if outdated || handshake.is_old() => {
                 session.shutdown_with_reason(Reason::REFUSED_STREAM);
             }
-            Event::Stream(session) => line.serve(*session, &stopped),
+            // Those that come after the last are not begun: whoever sent them may send them elsewhere.
+            Event::Stream(mut session) if line.desk.is_last_request(taken) => {
+                session.shutdown_with_reason(Reason::REFUSED_STREAM);
+            }
+            Event::Stream(session) => {
+                line.serve(*session, &stopped);
+                taken = taken.saturating_add(1);
+                if line.desk.is_last_request(taken) && !leaving {
+                    connection.graceful_shutdown();
+                    leaving = true;
+                }
+            }
             Event::Refused => {
-                line.desk.gate.refuse(line.client.peer, &ClientError::RequestInvalid.into());
+                line.desk.gate.refuse(line.client.caller.peer, &ClientError::RequestInvalid.into(), false);
                 faults = faults.saturating_add(1);
                 if faults >= FAULTS_MAX {
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);

@@ -4,16 +4,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use pingora_core::{
     apps::HttpServerApp,
-    protocols::{
-        GetSocketDigest, SocketDigest,
-        http::ServerSession,
-        l4::{socket::SocketAddr as PeerAddress, stream::Stream as L4Stream},
-        tls::SslDigest,
-    },
+    protocols::{http::ServerSession, l4::stream::Stream as L4Stream},
     server::configuration::ServerConf,
 };
 use pingora_proxy::{HttpProxy, http_proxy};
-use prometheus::IntGauge;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -24,14 +18,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     body::Body,
+    crowd::{Counted, Crowd},
     head::{self, HeadLimits, NoHead},
     http2::{self, Client},
-    socket::{Listening, Socket, descriptor},
-    tls::{self, Accepting, CertificateDigest, Tls},
+    proxy_protocol::{self, NoHeader, Source},
+    socket::{Listening, Socket},
+    tls::{self, Accepting, Handshake, Tls},
 };
 use crate::{
     config::Servers,
-    doors::proxy::{ATTEMPTS_MAX, ProxyDoor},
+    doors::{
+        caller::Caller,
+        proxy::{ATTEMPTS_MAX, ProxyDoor},
+    },
+    metrics::Metrics,
     pipeline::Gate,
     refusal::{Refusal, Refused},
     request::RequestError,
@@ -40,18 +40,38 @@ use crate::{
 /// How long a connection may stay open without a request.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 
+/// How long a client that was told to go, or should be, may stay without a request.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+
+/// Why nothing may be read of a connection.
+const REFUSALS: [Refusal; 4] = [
+    Refusal::Overloaded,
+    Refusal::PeerOverloaded,
+    Refusal::Request(RequestError::ProxyUntrusted),
+    Refusal::Request(RequestError::ProxyHeaderInvalid),
+];
+
 /// Idle connections kept to the upstream.
 const UPSTREAM_IDLE_MAX: usize = 256;
 
-/// A place to listen at, and how.
+/// A place to listen at.
 #[derive(Debug)]
 pub struct Place {
     /// The socket.
     pub listening: Listening,
+    /// How connections come in there.
+    pub way: Way,
+}
+
+/// How connections come in.
+#[derive(Clone, Debug)]
+pub struct Way {
     /// TLS, where there is that.
     pub tls: Arc<Tls>,
     /// Whether clients may speak HTTP/2.
     pub http2: bool,
+    /// Whether they begin with a header of the PROXY protocol.
+    pub proxied: bool,
 }
 
 /// What serving a connection takes.
@@ -62,26 +82,18 @@ pub(super) struct Desk {
     pub(super) streams_max: usize,
     /// How many connections may be open, wherever they come in.
     places: Arc<Semaphore>,
-    open: IntGauge,
+    crowd: Crowd,
+    metrics: Arc<Metrics>,
     /// Everything that serves.
     pub(super) tracker: TaskTracker,
     pub(super) cut_off: CancellationToken,
 }
 
-/// A connection that was accepted.
-struct Accepted {
-    socket: Socket,
-    peer: Option<SocketAddr>,
-    tls: Arc<Tls>,
-    http2: bool,
-    place: OwnedSemaphorePermit,
-}
-
 /// A connection on which a request may come.
 struct Opened {
     stream: L4Stream,
-    /// The client's certificate, if it has shown one.
-    certificate: Option<Arc<SslDigest>>,
+    caller: Caller,
+    counted: Option<Counted>,
     version: Version,
 }
 
@@ -99,30 +111,85 @@ impl Desk {
         HeadLimits { bytes_max: limits.head_bytes_max, duration_max: limits.client_timeout, idle_max: IDLE_MAX }
     }
 
-    /// The connection as the proxy takes it. Whoever does not speak TLS where that is due is not answered.
+    /// Whether after so many requests on a connection no other is taken.
+    pub(super) fn is_last_request(&self, taken: usize) -> bool {
+        self.gate.limits().requests_per_connection_max.is_some_and(|max| taken >= max)
+    }
+
+    /// The connection as the proxy takes it, and who is at its other end. Whoever does not speak TLS where that is due is not answered.
     async fn open(
         &self,
-        socket: Socket,
-        accepting: Option<Arc<Accepting>>,
-        http2: bool,
+        mut socket: Socket,
+        peer: Option<SocketAddr>,
+        (way, accepting): (&Way, Option<&Arc<Accepting>>),
         body: &Body,
     ) -> Option<Opened> {
-        let Some(accepting) = accepting else {
-            let version = if http2 { Version::Told } else { Version::One };
-            return Some(Opened { stream: body.over(socket).into(), certificate: None, version });
+        let mut caller = Caller { peer, ..Caller::default() };
+        if way.proxied {
+            caller = self.introduced(&mut socket, peer).await?;
+        }
+        let peer = caller.peer;
+        // What comes from a proxy itself is from many.
+        let is_proxy = peer.is_some_and(|peer| self.gate.trusts(peer.ip()));
+        let counted = if is_proxy {
+            None
+        } else {
+            let max = self.gate.limits().connections_per_peer_max.unwrap_or(usize::MAX);
+            let Some(counted) = self.crowd.admit(peer.map(|peer| peer.ip()), max) else {
+                self.turn_away(socket, peer, accepting.is_some(), &Refusal::PeerOverloaded).await;
+                return None;
+            };
+            Some(counted)
         };
-        match timeout(self.limits().duration_max, tls::accept(&accepting, socket)).await {
+        let Some(accepting) = accepting else {
+            let version = if way.http2 { Version::Told } else { Version::One };
+            return Some(Opened { stream: body.over(socket).into(), caller, counted, version });
+        };
+        match timeout(self.limits().duration_max, tls::accept(accepting, socket)).await {
             Ok(Ok(shaken)) => {
-                let known = |digest: CertificateDigest| Arc::new(SslDigest::new("", "", None, None, digest.into()));
                 let version = if shaken.http2 { Version::Two } else { Version::One };
                 let stream = body.over(shaken.stream).into();
-                Some(Opened { stream, certificate: shaken.certificate.map(known), version })
+                caller.certificate = shaken.certificate;
+                Some(Opened { stream, caller, counted, version })
             }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "no TLS handshake");
                 None
             }
             Err(_) => None,
+        }
+    }
+
+    /// Whom a connection is from, as the load balancer says that has passed it on; nobody else may say so, or say nothing.
+    async fn introduced(&self, socket: &mut Socket, balancer: Option<SocketAddr>) -> Option<Caller> {
+        let close = |error: RequestError| {
+            let refusal = Refusal::from(error);
+            self.metrics.connections_refused(refusal.code()).inc();
+            self.gate.refuse(balancer, &refusal, true);
+        };
+        let Some(address) = balancer.filter(|peer| self.gate.trusts(peer.ip())) else {
+            close(RequestError::ProxyUntrusted);
+            return None;
+        };
+        let via = Some(address.ip().to_canonical());
+        match timeout(self.limits().duration_max, proxy_protocol::read(socket)).await {
+            Ok(Ok(Source::Client(client))) => Some(Caller { peer: Some(client), via, ..Caller::default() }),
+            Ok(Ok(Source::Unknown)) => Some(Caller { peer: None, via, ..Caller::default() }),
+            Ok(Ok(Source::Itself)) => Some(Caller { peer: balancer, ..Caller::default() }),
+            Ok(Err(NoHeader::Nothing)) => None,
+            Ok(Err(NoHeader::Malformed)) | Err(_) => {
+                close(RequestError::ProxyHeaderInvalid);
+                None
+            }
+        }
+    }
+
+    /// Refuses a connection of which nothing is read. Where an answer would have to be in TLS there is none.
+    async fn turn_away(&self, socket: Socket, peer: Option<SocketAddr>, in_tls: bool, refusal: &Refusal) {
+        self.metrics.connections_refused(refusal.code()).inc();
+        let refused = self.gate.refuse(peer, refusal, in_tls);
+        if !in_tls {
+            answer(socket, refused).await;
         }
     }
 }
@@ -137,7 +204,10 @@ pub struct Listener {
 
 impl Listener {
     /// Opens `door` at `places` as `servers` say.
-    pub fn start(places: Vec<Place>, door: ProxyDoor, servers: &Servers, open: IntGauge) -> Self {
+    pub fn start(places: Vec<Place>, door: ProxyDoor, servers: &Servers, metrics: Arc<Metrics>) -> Self {
+        for code in REFUSALS.map(|refusal| refusal.code()) {
+            metrics.connections_refused(code).inc_by(0);
+        }
         let configuration = ServerConf {
             max_retries: ATTEMPTS_MAX,
             upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX,
@@ -152,7 +222,8 @@ impl Listener {
             gate,
             streams_max: servers.streams_max,
             places: Arc::new(Semaphore::new(servers.connections_max)),
-            open,
+            crowd: Crowd::default(),
+            metrics,
             tracker,
             cut_off: cut_off.clone(),
         });
@@ -183,7 +254,7 @@ impl Listener {
 
 /// Accepts connections at `place` until `stopped` says no more.
 async fn accept(place: Place, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>) {
-    let Place { listening, tls, http2 } = place;
+    let Place { listening, way } = place;
     let shutdown = stopped.clone();
     loop {
         let accepted = tokio::select! {
@@ -191,20 +262,21 @@ async fn accept(place: Place, desk: Arc<Desk>, mut stopped: watch::Receiver<bool
             _ = stopped.changed() => break,
             accepted = listening.accept() => accepted,
         };
+        let desk = desk.clone();
         match (accepted, desk.places.clone().try_acquire_owned()) {
             (Ok((socket, peer)), Ok(place)) => {
-                desk.open.inc();
-                let accepted = Accepted { socket, peer, tls: tls.clone(), http2, place };
-                let served = serve(accepted, desk.clone(), shutdown.clone());
-                let (open, cut_off) = (desk.open.clone(), desk.cut_off.clone());
-                desk.tracker.spawn(async move {
-                    tokio::select! { () = served => {}, () = cut_off.cancelled() => {} }
-                    open.dec();
+                desk.metrics.connections().inc();
+                let served = serve(socket, peer, way.clone(), place, desk.clone(), shutdown.clone());
+                desk.tracker.clone().spawn(async move {
+                    tokio::select! { () = served => {}, () = desk.cut_off.cancelled() => {} }
+                    desk.metrics.connections().dec();
                 });
             }
             (Ok((socket, peer)), Err(_)) => {
-                let refused = desk.gate.refuse(peer, &Refusal::Overloaded);
-                desk.tracker.spawn(turn_away(socket, refused));
+                let in_tls = way.tls.handshake().accepting().is_some();
+                desk.tracker.clone().spawn(async move {
+                    desk.turn_away(socket, peer, in_tls, &Refusal::Overloaded).await;
+                });
             }
             (Err(error), _) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -215,27 +287,28 @@ async fn accept(place: Place, desk: Arc<Desk>, mut stopped: watch::Receiver<bool
 }
 
 /// Serves one connection.
-async fn serve(accepted: Accepted, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>) {
-    let Accepted { socket, peer, tls, http2, place } = accepted;
-    let digest = SocketDigest::from_raw_fd(descriptor(&socket));
-    // INVARIANT: the peer is who is known here, and not what the library finds out about the socket.
-    let _ = digest.peer_addr.set(peer.map(PeerAddress::Inet));
-    let (mut tls, body) = (tls.subscribe(), Body::default());
-    let accepting = tls.borrow_and_update().clone();
+async fn serve(
+    socket: Socket,
+    peer: Option<SocketAddr>,
+    way: Way,
+    place: OwnedSemaphorePermit,
+    desk: Arc<Desk>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let (mut handshake, body) = (way.tls.handshake(), Body::default());
     let opened = tokio::select! {
         biased;
-        opened = desk.open(socket, accepting, http2, &body) => opened,
+        opened = desk.open(socket, peer, (&way, handshake.accepting()), &body) => opened,
         _ = stopped.changed() => return,
     };
-    let Some(Opened { mut stream, certificate, version }) = opened else { return };
-    stream.set_socket_digest(digest);
-    let client = Client { peer, certificate, place };
+    let Some(Opened { stream, caller, counted, version }) = opened else { return };
+    let client = Client { caller: Arc::new(caller), counted: (place, counted) };
     if matches!(version, Version::Two) {
-        return http2::serve(desk, stream, client, stopped, tls).await;
+        return http2::serve(desk, stream, client, stopped, handshake).await;
     }
     let may_be_http2 = matches!(version, Version::Told);
-    if let Some(stream) = serve_http1(&desk, stream, &body, &client, may_be_http2, &mut stopped, &mut tls).await {
-        http2::serve(desk, stream, client, stopped, tls).await;
+    if let Some(stream) = serve_http1(&desk, stream, &body, &client, may_be_http2, &mut stopped, &mut handshake).await {
+        http2::serve(desk, stream, client, stopped, handshake).await;
     }
 }
 
@@ -248,55 +321,68 @@ async fn serve_http1(
     client: &Client,
     mut may_be_http2: bool,
     stopped: &mut watch::Receiver<bool>,
-    tls: &mut watch::Receiver<Option<Arc<Accepting>>>,
+    handshake: &mut Handshake,
 ) -> Option<L4Stream> {
+    let mut taken = 0_usize;
     loop {
-        let head = tokio::select! {
+        let mut head = Vec::new();
+        let begun = tokio::select! {
             biased;
-            head = head::read(&mut stream, desk.limits()) => head,
+            begun = head::begin(&mut stream, &mut head, desk.limits()) => begun,
             _ = stopped.changed() => return None,
-            _ = tls.changed() => return None,
+            () = handshake.closes(LINGER) => return None,
         };
-        // INVARIANT: no request comes in by a handshake that would now go otherwise.
-        if tls.has_changed().unwrap_or(true) {
+        let read = async {
+            begun?;
+            head::finish(&mut stream, &mut head, desk.limits()).await
+        };
+        let read = tokio::select! {
+            biased;
+            read = read => read,
+            _ = stopped.changed() => return None,
+            () = handshake.voided() => return None,
+        };
+        // INVARIANT: no request comes in by a handshake in which the client would now have to show something else.
+        if handshake.is_void() {
             return None;
         }
-        let refused = |error: RequestError| desk.gate.refuse(client.peer, &error.into());
-        match head {
-            Ok(head) => {
+        let refused = |error: RequestError| desk.gate.refuse(client.caller.peer, &error.into(), false);
+        match read {
+            Ok(()) => {
                 if std::mem::take(&mut may_be_http2) && http2::is_begun_by(&head) {
                     stream.rewind(&head);
                     return Some(stream);
                 }
                 if let Err(error) = body.begin(&head) {
-                    turn_away(stream, refused(error)).await;
+                    answer(stream, refused(error)).await;
                     return None;
                 }
                 stream.rewind(&head);
             }
             Err(NoHead::Nothing) => return None,
             Err(NoHead::TimedOut) => {
-                turn_away(stream, refused(RequestError::HeadTimedOut)).await;
+                answer(stream, refused(RequestError::HeadTimedOut)).await;
                 return None;
             }
             Err(NoHead::TooLarge) => {
-                turn_away(stream, refused(RequestError::HeadTooLarge)).await;
+                answer(stream, refused(RequestError::HeadTooLarge)).await;
                 return None;
             }
         }
         let mut session = ServerSession::new_http1(Box::new(stream));
-        if let (Some(certificate), Some(digest)) = (&client.certificate, session.digest_mut()) {
-            digest.ssl_digest = Some(certificate.clone());
+        taken = taken.saturating_add(1);
+        if desk.is_last_request(taken) || handshake.is_old() {
+            session.set_keepalive_reuses_remaining(Some(0));
         }
         let keepalive = if *stopped.borrow() { None } else { Some(IDLE_MAX.as_secs()) };
         session.set_keepalive(keepalive);
-        let reused = desk.proxy.process_new_http(session, stopped).await?;
+        let reused = client.caller.clone().served(desk.proxy.process_new_http(session, stopped)).await?;
         stream = *reused.consume().0.into_any().downcast::<L4Stream>().ok()?;
     }
 }
 
 /// Answers, with what the door would say, a connection from which no request is read.
-async fn turn_away(mut stream: impl AsyncWrite + Unpin, refused: Refused) {
+async fn answer(mut stream: impl AsyncWrite + Unpin, refused: Refused) {
     let answer = refused.http1();
     let _ = timeout(Duration::from_secs(1), stream.write_all(answer.as_bytes())).await;
     let _ = stream.shutdown().await;

@@ -5,10 +5,7 @@ use std::{
     fs,
     io::{self, ErrorKind},
     net::SocketAddr,
-    os::{
-        fd::{AsRawFd, RawFd},
-        unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
-    },
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -87,14 +84,6 @@ impl Listening {
             }
             Self::Unix(listener, _) => Ok((Either::Right(listener.accept().await?.0), None)),
         }
-    }
-}
-
-/// The system's name of a connection.
-pub fn descriptor(socket: &Socket) -> RawFd {
-    match socket {
-        Either::Left(stream) => stream.as_raw_fd(),
-        Either::Right(stream) => stream.as_raw_fd(),
     }
 }
 

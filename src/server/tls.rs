@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
@@ -22,6 +23,7 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::watch,
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -96,19 +98,75 @@ impl Tls {
     /// Accepts connections by `accepting` from now on.
     pub fn replace(&self, accepting: Option<Arc<Accepting>>) {
         self.accepting.send_if_modified(|now| {
-            let is_same = match (&*now, &accepting) {
-                (Some(now), Some(next)) => Arc::ptr_eq(now, next),
-                (None, None) => true,
-                _ => false,
-            };
+            let changes = !is_same(now.as_ref(), accepting.as_ref());
             *now = accepting;
-            !is_same
+            changes
         });
     }
 
-    /// What accepts connections, and word of when that changes.
-    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Accepting>>> {
-        self.accepting.subscribe()
+    /// By what the next connection is opened.
+    pub fn handshake(&self) -> Handshake {
+        let mut now = self.accepting.subscribe();
+        let accepting = now.borrow_and_update().clone();
+        Handshake { accepting, now }
+    }
+}
+
+/// By what a connection is opened, or was, and what has become of that since.
+pub struct Handshake {
+    accepting: Option<Arc<Accepting>>,
+    now: watch::Receiver<Option<Arc<Accepting>>>,
+}
+
+impl Handshake {
+    /// What accepts it; nothing where there is no TLS.
+    pub const fn accepting(&self) -> Option<&Arc<Accepting>> {
+        self.accepting.as_ref()
+    }
+
+    /// Whether another certificate would be shown to the client now, or asked of it.
+    pub fn is_old(&self) -> bool {
+        !is_same(self.accepting.as_ref(), self.now.borrow().as_ref())
+    }
+
+    /// Whether the client would have to show something else now. No request may come in by it any more.
+    pub fn is_void(&self) -> bool {
+        let asked =
+            |accepting: &Accepting| (accepting.files.client_certificate, accepting.files.client_authorities.clone());
+        let now = self.now.borrow();
+        self.now.has_changed().is_err()
+            || self.is_old() && self.accepting().map(|it| asked(it)) != now.as_ref().map(|it| asked(it))
+    }
+
+    /// Ends when anything changes.
+    pub async fn changed(&mut self) {
+        let _ = self.now.changed().await;
+    }
+
+    /// Ends when it is void.
+    pub async fn voided(&mut self) {
+        while !self.is_void() {
+            self.changed().await;
+        }
+    }
+
+    /// Ends when a client that has not begun a request has no more time to: at once where it is void, after `patience` where it is old.
+    pub async fn closes(&mut self, patience: Duration) {
+        while !self.is_void() {
+            if !self.is_old() {
+                self.changed().await;
+            } else if timeout(patience, self.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn is_same(one: Option<&Arc<Accepting>>, other: Option<&Arc<Accepting>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
     }
 }
 

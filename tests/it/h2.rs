@@ -78,7 +78,7 @@ impl Client {
     }
 
     /// How the connection ends.
-    async fn end(self) -> Result<(), h2::Error> {
+    pub(crate) async fn end(self) -> Result<(), h2::Error> {
         let Self { send, connection } = self;
         drop(send);
         timeout(PATIENCE, connection).await.expect("the connection ends").unwrap()
@@ -87,11 +87,16 @@ impl Client {
 
 /// A connection by TLS, whose client offers these protocols.
 pub(crate) async fn secured(address: SocketAddr, authority: &Path, offered: &[&str]) -> TlsStream<TcpStream> {
+    secured_over(TcpStream::connect(address).await.unwrap(), authority, offered).await
+}
+
+/// The same, over a connection that is there.
+pub(crate) async fn secured_over(stream: TcpStream, authority: &Path, offered: &[&str]) -> TlsStream<TcpStream> {
+    let address = stream.peer_addr().unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
     let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(address).await.unwrap();
     let stream = TlsConnector::from(Arc::new(config)).connect(ServerName::from(address.ip()), stream).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), offered.first().map(|name| name.as_bytes()));
     stream

@@ -24,6 +24,7 @@ mod listeners;
 mod peers;
 mod pools;
 mod proof;
+mod proxied;
 mod rates;
 mod readers;
 mod reload;

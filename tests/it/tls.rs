@@ -4,6 +4,10 @@ use std::{
     fs,
     path::Path,
     process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -11,8 +15,10 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use portcullis::config;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::{
+    h2,
     house::{self, House},
     wire,
 };
@@ -284,6 +290,83 @@ async fn the_certificate_is_the_one_that_a_client_asks_for_by_name() {
     let shown = |name| tokio::task::block_in_place(|| shown_for(path, address, name));
     assert_eq!([shown(Some("one.example")), shown(Some("a.wild.example"))], ["subject=CN=one", "subject=CN=wild"]);
     assert_eq!([shown(None), shown(Some("other.example"))], ["", ""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_change_under_load_and_no_request_fails() {
+    let folder = folder();
+    let path = folder.path();
+    for version in ["v0", "v1", "v2", "v3"] {
+        fs::create_dir(path.join(version)).unwrap();
+        certificate_for(path, version, "IP:127.0.0.1,DNS:gate.example");
+        for kind in ["pem", "key"] {
+            fs::rename(path.join(format!("{version}.{kind}")), path.join(version).join(format!("gate.{kind}")))
+                .unwrap();
+        }
+    }
+    std::os::unix::fs::symlink("v0", path.join("live")).unwrap();
+    let config = "listen: 127.0.0.1:0\nadmin: 127.0.0.1:0\ntls: { certificate: live/gate.pem, private_key: { file: live/gate.key } }\n\
+        upstream: { url: UPSTREAM }\nissuers:\n\
+        \x20 - oidc_generic: { issuer: 'https://issuer.example', audiences: [api], jwks_file: keys.json }\n\
+        routes:\n  - { methods: [GET], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"', \
+        attributes: { owner: 'User::\"{path.id}\"' } }\n";
+    let house = House::following(path, config).await;
+    let (address, authority) = (house.app.address(), path.join("ca.pem"));
+    let fields = vec![("authorization".to_owned(), format!("Bearer {}", token(path, None)))];
+    let done = Arc::new(AtomicBool::new(false));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let (until, trusted, shown) = (done.clone(), authority.clone(), fields.clone());
+        callers.spawn(async move {
+            let (request, mut asked) = (wire::request("GET", "/users/user-1/data", &shown), 0);
+            while !until.load(Ordering::SeqCst) {
+                let mut stream = h2::secured(address, &trusted, &["http/1.1"]).await;
+                stream.write_all(&request).await.unwrap();
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).await.unwrap();
+                assert_eq!(wire::Answer::parse(&answer).status, 200, "{}", String::from_utf8_lossy(&answer));
+                asked += 1;
+            }
+            (asked, 0)
+        });
+        let (done, authority, fields) = (done.clone(), path.join("ca.pem"), fields.clone());
+        callers.spawn(async move {
+            let (mut asked, mut connections) = (0, 0);
+            while !done.load(Ordering::SeqCst) {
+                let mut client = h2::Client::secured(address, &authority).await;
+                connections += 1;
+                while !done.load(Ordering::SeqCst) {
+                    // Only what the gate says it has not begun may be asked again.
+                    match client.ask(h2::request("GET", "/users/user-1/data", &fields).unwrap()).await {
+                        Some(Ok(answer)) => assert_eq!(answer.status, 200),
+                        Some(Err(error)) => {
+                            let unbegun = error.reason() == Some(::h2::Reason::REFUSED_STREAM);
+                            let told = error.is_go_away() && error.reason() == Some(::h2::Reason::NO_ERROR);
+                            assert!(unbegun || told, "{error:?}");
+                            break;
+                        }
+                        None => break,
+                    }
+                    asked += 1;
+                }
+            }
+            (asked, connections)
+        });
+    }
+    for version in ["v1", "v2", "v3"] {
+        std::os::unix::fs::symlink(version, path.join("next")).unwrap();
+        fs::rename(path.join("next"), path.join("live")).unwrap();
+        let start = std::time::Instant::now();
+        let wanted = format!("subject=CN={version}");
+        while tokio::task::block_in_place(|| shown_for(path, address, None)) != wanted {
+            assert!(start.elapsed().as_secs() < 20, "the certificate does not become {version}");
+        }
+    }
+    done.store(true, Ordering::SeqCst);
+    for (asked, connections) in callers.join_all().await {
+        assert!(asked > 10, "only {asked} requests were sent");
+        assert!(connections == 0 || connections >= 4, "a connection outlives its certificate: {connections}");
+    }
 }
 
 #[test]

@@ -69,6 +69,11 @@ impl Kept {
         Self(timeout(PATIENCE, TcpStream::connect(address)).await.unwrap().unwrap())
     }
 
+    /// Whether the other side closes it.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        matches!(timeout(PATIENCE, self.0.read(&mut [0])).await, Ok(Ok(0)))
+    }
+
     /// Sends a request; gives the answer's head and body, which must be in JSON.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> String {
         self.0.write_all(request).await.unwrap();
