@@ -10,8 +10,21 @@ use super::{call::Call, keys::SigningKey};
 use crate::{
     base::{clock::Timestamp, digest::sha256, files::Files, spanned::Spanned},
     config::Config,
+    request::certificate::{Certificate, Said},
     token::{algorithm::Algorithm, binding::Binding, issuer::IssuerConfig},
 };
+
+fn stand_in_thumbprint() -> [u8; 32] {
+    sha256(b"a certificate that stands in")
+}
+
+impl Bearer {
+    /// The certificate that the connection is made with, where one is needed, or is to say something.
+    pub(super) fn shown(&self, said: Option<&Said>) -> Option<Certificate> {
+        let is_shown = self.is_bound_to_certificate || said.is_some();
+        is_shown.then(|| Certificate { thumbprint: stand_in_thumbprint(), vouched: said.cloned() })
+    }
+}
 
 /// Seconds that a token lives where a scenario does not say.
 const LIFETIME_S: u64 = 300;
@@ -33,8 +46,8 @@ pub(super) struct Bearer {
     pub(super) said: Option<Value>,
     /// Whether a proof must come with it, and where clients address the gate.
     proof_for: Option<String>,
-    /// The certificate that the connection is made with.
-    pub(super) certificate: Option<[u8; 32]>,
+    /// Whether that takes a certificate.
+    is_bound_to_certificate: bool,
 }
 
 /// Whether the configuration itself holds the keys of `issuer`; of one that is asked about its tokens there are none.
@@ -113,9 +126,9 @@ impl StandIns {
             bearer.proof_for = config.origins.first().map(|origin| origin.value.clone());
         }
         if demands(&settings.certificate_binding) {
-            let certificate = sha256(b"a certificate that stands in");
-            put_in(&mut claims, "cnf", json!({ "x5t#S256": URL_SAFE_NO_PAD.encode(certificate) }));
-            bearer.certificate = Some(certificate);
+            let thumbprint = stand_in_thumbprint();
+            put_in(&mut claims, "cnf", json!({ "x5t#S256": URL_SAFE_NO_PAD.encode(thumbprint) }));
+            bearer.is_bound_to_certificate = true;
         }
         if matches!(known, IssuerConfig::Introspection(_)) {
             let prefix = settings.token_prefix.as_ref().map_or("", |prefix| &prefix.value);

@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::request::{
     Head,
+    certificate::Certificate,
     headers::{is_for_one_hop, nominates},
 };
 
@@ -73,7 +74,7 @@ impl Call {
     }
 
     /// As a door would hand it on.
-    pub fn head(&self, peer: Option<SocketAddr>, certificate: Option<[u8; 32]>) -> Head<'_> {
+    pub fn head<'a>(&'a self, peer: Option<SocketAddr>, certificate: Option<&'a Certificate>) -> Head<'a> {
         Head {
             method: &self.method,
             target: &self.target,

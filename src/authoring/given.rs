@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{answers::Answer, call::Call, rehearsal::Token};
-use crate::{base::clock::Timestamp, entities::recorded::RecordedQuestion};
+use crate::{base::clock::Timestamp, entities::recorded::RecordedQuestion, request::certificate::Said};
 
 /// What stands while a scenario is run.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -17,6 +17,8 @@ pub(super) struct Given {
     pub(super) now: Option<Timestamp>,
     /// The address that it comes from.
     pub(super) peer: Option<IpAddr>,
+    /// What the client's certificate says.
+    pub(super) certificate: Option<Said>,
     /// What the token says, where `null` takes a claim away; `null` for a request without a token.
     #[serde(deserialize_with = "given")]
     claims: Option<Value>,
@@ -76,6 +78,7 @@ impl Given {
         let unheard = [
             ("now", self.now.is_some()),
             ("peer", self.peer.is_some()),
+            ("certificate", self.certificate.is_some()),
             ("claims", self.claims.is_some()),
             ("header", self.header.is_some()),
             ("token", self.token.is_some()),
@@ -107,6 +110,7 @@ impl Given {
         Self {
             now: self.now.or(others.now),
             peer: self.peer.or(others.peer),
+            certificate: self.certificate.clone().or_else(|| others.certificate.clone()),
             claims,
             header: self.header.clone().or_else(|| others.header.clone().filter(|_| !has_own)),
             token: self.token.clone().or_else(|| others.token.clone().filter(|_| self.claims.is_none())),

@@ -29,6 +29,7 @@ use crate::{
     pipeline::{Gate, Visit},
     policy::Explanation,
     refusal::Refusal,
+    request::certificate::Said,
     snapshot::{Blueprint, Current},
     token::Trust,
 };
@@ -55,6 +56,8 @@ pub struct Part {
     pub now: Timestamp,
     /// From where.
     pub peer: Option<SocketAddr>,
+    /// What the client's certificate says, which an authority vouches for.
+    pub certificate: Option<Said>,
     /// Whose token.
     pub token: Token,
     /// What others would answer.
@@ -124,8 +127,7 @@ impl Stage {
     /// Every [`Problem`] of the configuration.
     pub fn new(mut loaded: Loaded) -> Result<Self, Problems> {
         let stand_ins = stand_ins()?;
-        (loaded.config.tls, loaded.config.admin_token) = (None, None);
-        loaded.config.listeners.clear();
+        loaded = loaded.unserved();
         let (mut own, files) = (loaded.clone(), loaded.files());
         let issuers = own.config.issuers.value.iter().filter(|it| !holds_keys(it, &files));
         let keyless = issuers.map(|it| it.settings().issuer.value.clone()).collect();
@@ -242,12 +244,13 @@ impl Stage {
         let metrics = Metrics::new().map_err(|error| error.to_string())?;
         let gate = Gate::new(current, outside.clock.clone(), kept.clone(), Arc::new(metrics));
         let mut nonce = None;
+        let certificate = bearer.shown(part.certificate.as_ref());
         loop {
             let bare = Call::parse(&part.request, &[])?;
             let fields = self.stand_ins.fields(bearer, &bare, nonce.as_deref(), part.now)?;
             let call = Call::parse(&part.request, &fields)?;
             let mut visit = gate.receive();
-            let result = visit.admit(&call.head(part.peer, bearer.certificate)).await;
+            let result = visit.admit(&call.head(part.peer, certificate.as_ref())).await;
             if let (None, Err(refusal)) = (&nonce, &result)
                 && let Some(asked) = refusal.nonce()
             {

@@ -184,7 +184,9 @@ impl Scenario {
         let (request, token) = given.presented(&self.when);
         let peer = given.peer.map(|ip| (ip, 0).into());
         let answers = given.answers.clone().unwrap_or_default();
-        let outcome = stage.rehearse(&Part { now, peer, token, answers, request }).await?;
+        let outcome = stage
+            .rehearse(&Part { now, peer, certificate: given.certificate.clone(), token, answers, request })
+            .await?;
         let record = &outcome.record;
         Ok(Seen {
             code: record.code.to_owned(),

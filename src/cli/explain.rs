@@ -171,6 +171,7 @@ async fn of_request(options: &Options, loaded: Loaded) -> Result<Account, Failur
     let part = Part {
         now: options.at.unwrap_or_else(|| SystemClock.now()),
         peer: options.peer.map(|ip| (ip, 0).into()),
+        certificate: None,
         token,
         answers: Vec::new(),
         request: asked.head,

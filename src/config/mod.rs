@@ -155,6 +155,8 @@ pub struct Loaded {
     pub config: Config,
     source: Arc<Source>,
     files: Files,
+    /// Whether anything listens.
+    serves: bool,
 }
 
 /// A configuration ready to be put to work.
@@ -217,7 +219,7 @@ pub fn load_noting(path: &Path, sights: &Arc<Sights>) -> Result<Loaded, Problems
 pub fn parse(name: String, text: String, files: Files) -> Result<Loaded, Problems> {
     let source = Arc::new(Source { name, text });
     let config = serde_saphyr::from_str(&source.text).map_err(|error| Problem::from_yaml(&error, &source))?;
-    Ok(Loaded { config, source, files })
+    Ok(Loaded { config, source, files, serves: true })
 }
 
 impl Config {
@@ -236,6 +238,14 @@ impl Loaded {
     /// The place that the configuration's files are read from, with no look noted.
     pub fn files(&self) -> Files {
         self.files.unobserved()
+    }
+
+    /// The same where nothing listens: what that takes need not be there.
+    #[must_use]
+    pub fn unserved(mut self) -> Self {
+        (self.config.tls, self.config.admin_token, self.config.proxy_protocol) = (None, None, None);
+        self.config.listeners.clear();
+        Self { serves: false, ..self }
     }
 
     /// Compiles the configuration. Touches nothing but files.

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::request::certificate::Certificate;
+
 tokio::task_local! {
     /// That of the request which the task serves. The door is called by pingora alone, which hands nothing of ours through.
     static OURS: Arc<Caller>;
@@ -17,8 +19,8 @@ pub struct Caller {
     pub peer: Option<SocketAddr>,
     /// The load balancer that passed the connection on, and said so.
     pub via: Option<IpAddr>,
-    /// SHA-256 of the certificate that it was opened with.
-    pub certificate: Option<[u8; 32]>,
+    /// The certificate that it was opened with.
+    pub certificate: Option<Certificate>,
 }
 
 impl Caller {

@@ -367,7 +367,7 @@ fn head<'a>(request: &'a RequestHeader, wire: Option<&'a [u8]>, caller: &'a Call
         headers: &request.headers,
         wire,
         peer: caller.peer,
-        certificate: caller.certificate,
+        certificate: caller.certificate.as_ref(),
     }
 }
 

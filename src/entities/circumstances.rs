@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use cedar_policy::RestrictedExpression;
 use http::{HeaderName, header};
 
@@ -14,6 +15,7 @@ use crate::{
     base::clock::Timestamp,
     request::{
         Inbound,
+        certificate::Certificate,
         headers::{Unclear, forwarded},
         query,
     },
@@ -29,9 +31,19 @@ enum Member {
     Path,
     Host { required: bool },
     Peer { required: bool },
+    Certificate { members: Vec<(String, Shown)>, required: bool },
     Time,
     Headers(Vec<(String, HeaderName, bool)>),
     Query(Vec<(String, bool)>),
+}
+
+/// What is told of a client's certificate.
+#[derive(Clone, Copy, Debug)]
+enum Shown {
+    Thumbprint,
+    Subject { required: bool },
+    DnsNames { required: bool },
+    Uris { required: bool },
 }
 
 impl Circumstances {
@@ -48,6 +60,7 @@ impl Circumstances {
                 ("path", Type::String) => Member::Path,
                 ("host", Type::String) => Member::Host { required },
                 ("peer", Type::Extension(Extension::Ip)) => Member::Peer { required },
+                ("certificate", Type::Record(fields)) => Member::Certificate { members: shown(fields)?, required },
                 ("time", Type::Extension(Extension::Datetime)) => Member::Time,
                 ("headers", Type::Record(fields)) => Member::Headers(headers(fields)?),
                 ("query", Type::Record(fields)) => Member::Query(sets(fields)?),
@@ -85,6 +98,10 @@ impl Circumstances {
                 Member::Path => (Some(text(inbound.target().path())), true),
                 Member::Host { required } => (inbound.host().map_err(|_| missing())?.as_deref().map(text), *required),
                 Member::Peer { required } => (inbound.peer().map(address), *required),
+                Member::Certificate { members, required } => {
+                    let record = inbound.certificate().map(|certificate| certificate_record(members, certificate));
+                    (record.transpose()?, *required)
+                }
                 Member::Time => (Some(RestrictedExpression::new_datetime(now.rfc3339())), true),
                 Member::Headers(wanted) => (Some(header_record(wanted, inbound)?), true),
                 Member::Query(wanted) => (Some(query_record(wanted, inbound)?), true),
@@ -105,6 +122,47 @@ fn text(text: &str) -> RestrictedExpression {
 
 fn address(peer: IpAddr) -> RestrictedExpression {
     RestrictedExpression::new_ip(peer.to_canonical().to_string())
+}
+
+fn shown(fields: &Record) -> Result<Vec<(String, Shown)>, String> {
+    fields
+        .iter()
+        .map(|(name, attribute)| {
+            let required = attribute.required;
+            let shown = match (name.as_str(), &attribute.ty) {
+                ("thumbprint", Type::String) => Shown::Thumbprint,
+                ("subject", Type::String) => Shown::Subject { required },
+                ("dnsNames", ty) if ty.is_set_of_text() => Shown::DnsNames { required },
+                ("uris", ty) if ty.is_set_of_text() => Shown::Uris { required },
+                _ => return Err(format!("nothing supplies `context.request.certificate.{name}` of that type")),
+            };
+            Ok((name.clone(), shown))
+        })
+        .collect()
+}
+
+/// What is told of a certificate; beside its thumbprint nothing, where nobody vouches for what it says.
+fn certificate_record(
+    members: &[(String, Shown)],
+    certificate: &Certificate,
+) -> Result<RestrictedExpression, MappingError> {
+    let set = |values: &[String]| RestrictedExpression::new_set(values.iter().map(|value| text(value)));
+    let vouched = certificate.vouched.as_ref();
+    let mut fields = Vec::with_capacity(members.len());
+    for (name, shown) in members {
+        let (value, required) = match *shown {
+            Shown::Thumbprint => (Some(text(&URL_SAFE_NO_PAD.encode(certificate.thumbprint))), true),
+            Shown::Subject { required } => (vouched.map(|said| text(&said.subject)), required),
+            Shown::DnsNames { required } => (vouched.map(|said| set(&said.dns_names)), required),
+            Shown::Uris { required } => (vouched.map(|said| set(&said.uris)), required),
+        };
+        match value {
+            Some(value) => fields.push((name.clone(), value)),
+            None if !required => {}
+            None => return Err(MappingError::ClaimMissing(format!("request.certificate.{name}"))),
+        }
+    }
+    RestrictedExpression::new_record(fields).map_err(|_| MappingError::ClaimMissing("request.certificate".into()))
 }
 
 fn sets(fields: &Record) -> Result<Vec<(String, bool)>, String> {

@@ -3,6 +3,7 @@
 //! A door fills in a [`Head`]; [`Inbound::parse`] is the only way onward. Ambiguous input is refused, never
 //! repaired, so what is authorised is byte for byte what is forwarded.
 
+pub mod certificate;
 pub mod chunks;
 pub mod forwarded;
 pub mod framing;
@@ -20,7 +21,7 @@ use std::{
 
 use http::{HeaderMap, Method, header};
 
-use self::{headers::only, path::Target, route::AmbiguousRoute};
+use self::{certificate::Certificate, headers::only, path::Target, route::AmbiguousRoute};
 use crate::base::{
     problem::{Problem, bounded},
     spanned::Spanned,
@@ -39,8 +40,8 @@ pub struct Head<'a> {
     pub wire: Option<&'a [u8]>,
     /// The other end of the connection.
     pub peer: Option<SocketAddr>,
-    /// SHA-256 of the client certificate (DER) that the connection was made with.
-    pub certificate: Option<[u8; 32]>,
+    /// The client certificate that the connection was made with.
+    pub certificate: Option<&'a Certificate>,
 }
 
 /// A request head in its one reading.
@@ -50,7 +51,7 @@ pub struct Inbound<'a> {
     target: Target<'a>,
     headers: &'a HeaderMap,
     peer: Option<IpAddr>,
-    certificate: Option<[u8; 32]>,
+    certificate: Option<&'a Certificate>,
 }
 
 /// Bounds on a request.
@@ -218,8 +219,8 @@ impl<'a> Inbound<'a> {
     pub const fn peer(&self) -> Option<IpAddr> {
         self.peer
     }
-    /// SHA-256 of the client certificate that the connection was made with.
-    pub const fn certificate(&self) -> Option<[u8; 32]> {
+    /// The client certificate that the connection was made with.
+    pub const fn certificate(&self) -> Option<&Certificate> {
         self.certificate
     }
 }

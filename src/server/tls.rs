@@ -1,5 +1,5 @@
 //! TLS in front of the door (RFC 8446), with client certificates where asked for. A certificate that was presented is known
-//! by its SHA-256 from then on: that its holder has the key was proven by the handshake.
+//! by its SHA-256 from then on, and by what it says where an authority vouches for it: that its holder has the key was proven by the handshake.
 
 use std::{
     io,
@@ -30,6 +30,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     certificates::{Certificates, chain},
     socket::Socket,
+    x509,
 };
 use crate::{
     base::{
@@ -37,13 +38,11 @@ use crate::{
         problem::{Problem, Problems},
     },
     config::tls::{ClientCertificate, TlsFiles},
+    request::certificate::Certificate,
 };
 
 /// The name of HTTP/2 in a handshake (RFC 9113 section 3.2).
 const HTTP2: &[u8] = b"h2";
-
-/// SHA-256 of a client certificate in DER.
-pub type CertificateDigest = [u8; 32];
 
 /// How connections are opened: in TLS, or in the clear where there is none. May be changed for those to come; those that
 /// are open learn of it.
@@ -274,7 +273,7 @@ pub struct Shaken {
     /// The connection as the proxy takes it.
     pub stream: VirtualSocketStream,
     /// The client's certificate.
-    pub certificate: Option<CertificateDigest>,
+    pub certificate: Option<Certificate>,
     /// Whether the client has chosen HTTP/2.
     pub http2: bool,
 }
@@ -282,13 +281,20 @@ pub struct Shaken {
 /// Shakes hands.
 ///
 /// # Errors
-/// When the client does not do its part.
+/// When the client does not do its part, or shows a certificate that is vouched for and cannot be read.
 pub async fn accept(accepting: &Accepting, stream: Socket) -> io::Result<Shaken> {
     let stream = accepting.acceptor.accept(stream).await?;
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(HTTP2);
     let presented = session.peer_certificates().and_then(|chain| chain.first());
-    let certificate = presented.map(|certificate| sha256(certificate));
+    let known = |der: &CertificateDer<'_>| {
+        let unread = || io::Error::new(io::ErrorKind::InvalidData, "a client certificate cannot be read");
+        // INVARIANT: where there are authorities, the handshake has asked them.
+        let is_vouched_for = accepting.files.client_authorities.is_some();
+        let vouched = is_vouched_for.then(|| x509::read(der).ok_or_else(unread)).transpose()?;
+        Ok::<_, io::Error>(Certificate { thumbprint: sha256(der), vouched })
+    };
+    let certificate = presented.map(known).transpose()?;
     Ok(Shaken { stream: VirtualSocketStream::new(Box::new(Secured(stream))), certificate, http2 })
 }
 

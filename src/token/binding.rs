@@ -115,7 +115,9 @@ impl Issuers {
             }
         }
         match token.confirmation.certificate {
-            Some(bound) if inbound.certificate() != Some(bound) => Err(TokenError::CertificateMismatch),
+            Some(bound) if inbound.certificate().map(|it| it.thumbprint) != Some(bound) => {
+                Err(TokenError::CertificateMismatch)
+            }
             _ => Ok(Possession(())),
         }
     }

@@ -57,6 +57,7 @@ impl Tellers {
         let part = Part {
             now: Timestamp::from_seconds(NOW),
             peer: Some(([127, 0, 0, 1], 0).into()),
+            certificate: None,
             token: Token::AsIs,
             answers: Vec::new(),
             request: request.to_owned(),

@@ -329,3 +329,25 @@ fn an_answer_that_nobody_asked_for_is_told_where_a_scenario_fails() {
     let (_, said) = desk.play(&shared, &json!({ "when": "GET /docs/1", "then": { "code": "access_denied" } }));
     assert!(!said.contains("nobody asked"), "not every scenario of a file asks for all: {said}");
 }
+
+#[test]
+fn a_certificate_may_be_given_and_one_that_a_binding_takes_stands_in() {
+    let desk = Desk::new();
+    let schema =
+        SCHEMA.replace("context: { token", "context: { request: { certificate?: { uris?: Set<String> } }, token");
+    desk.put("policies/schema.cedarschema", &schema);
+    let policy = "@id(\"workload\") permit (principal, action, resource) when { context.request has certificate && \
+        context.request.certificate has uris && context.request.certificate.uris.contains(\"spiffe://example/agent\") };";
+    desk.put("policies/docs.cedar", policy);
+    let config = fs::read_to_string(desk.0.path().join("config.yaml")).unwrap();
+    let bound = config.replacen("agent_id_prefix: near", "certificate_binding: required, agent_id_prefix: near", 1);
+    let tls = "tls: { certificate: nowhere.pem, private_key: { file: nowhere.key }, client_certificate: accepted }\n";
+    desk.put("config.yaml", &format!("{tls}{bound}"));
+    let claims = json!({ "iss": "https://near.example", "aud": "api", "sub": "a", "client_id": "a",
+        "onBehalfOf": { "sub": "u" } });
+    let all = json!({ "claims": claims, "answers": [{ "statement": STATEMENTS[0], "rows": [] }] });
+    let when = |given: Value, code: &str| json!({ "given": given, "when": "GET /docs/1", "then": { "code": code } });
+    desk.passes(&all, &when(json!({ "certificate": { "uris": ["spiffe://example/agent"] } }), "allowed"));
+    desk.passes(&all, &when(json!({ "certificate": { "uris": ["spiffe://example/other"] } }), "access_denied"));
+    desk.passes(&all, &when(json!({}), "access_denied"));
+}

@@ -12,7 +12,7 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use portcullis::config;
+use portcullis::{audit::Record, config};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -416,4 +416,85 @@ fn check_says_where_certificates_are_wrong() {
             assert!(said.contains(problem), "{problem} is not in {said}");
         }
     }
+}
+
+/// The record of the good call by who shows the certificate of this name, in this version of HTTP.
+async fn recorded(house: &mut House, folder: &Path, certificate: Option<&str>, version: &str) -> Record {
+    let url = format!("https://{}/users/user-1/data", house.app.address());
+    let bearer = format!("authorization: Bearer {}", token(folder, None));
+    let mut arguments = vec!["-sS", "--max-time", "5", "--cacert", "ca.pem", "-H", &bearer, &url, version];
+    let shown = certificate.map(|name| (format!("{name}.pem"), format!("{name}.key")));
+    if let Some((certificate, key)) = &shown {
+        arguments.extend(["--cert", certificate, "--key", key]);
+    }
+    tokio::task::block_in_place(|| run(folder, "curl", &arguments));
+    house.record().await.expect("a record")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_read_a_client_certificate_that_somebody_vouches_for_and_of_no_other_more_than_its_thumbprint() {
+    let folder = folder();
+    let path = folder.path();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    let names = "subjectAltName=URI:spiffe://example/agent,DNS:Agent.example,email:a@example\n";
+    fs::write(path.join("workload.ext"), format!("extendedKeyUsage=clientAuth\n{names}")).unwrap();
+    let subject = ["-subj", "/DC=example/O=x, CN=admin/CN=agent", "-keyout", "workload.key", "-out", "workload.csr"];
+    let request = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    assert!(run(path, "openssl", &[&request[..], &subject].concat()).status.success());
+    let sign = "x509 -req -in workload.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile workload.ext";
+    openssl(path, &format!("{sign} -out workload.pem"));
+    openssl(
+        path,
+        &format!(
+            "req -x509 {key} -days 2 -subj /CN=agent -addext subjectAltName=URI:spiffe://example/agent -keyout forged.key -out forged.pem"
+        ),
+    );
+    let schema = house::repository("policies/schema.cedarschema");
+    let with = |members: &str| {
+        let context = format!("context: {{ request: {{ certificate?: {{ {members} }} }},");
+        fs::write(path.join("policies/schema.cedarschema"), schema.replacen("context: {", &context, 1)).unwrap();
+    };
+    with("thumbprint: String, subject?: String, dnsNames?: Set<String>, uris?: Set<String>");
+    let policy = "@id(\"workload\") forbid (principal, action, resource) unless { context.request has certificate && \
+        context.request.certificate has uris && context.request.certificate.uris.contains(\"spiffe://example/agent\") };";
+    fs::write(path.join("policies/workload.cedar"), policy).unwrap();
+    let asks = ", client_certificate: accepted";
+    let mut house =
+        gate_with(path, &format!("{asks}, client_authorities: ca.pem"), "off", "records: { questions: true }\n").await;
+    for (shown, code) in [(Some("workload"), "allowed"), (Some("first"), "access_denied"), (None, "access_denied")] {
+        for version in ["--http1.1", "--http2"] {
+            let record = recorded(&mut house, path, shown, version).await;
+            assert_eq!(record.code, code, "{shown:?} {version}");
+            let question: serde_json::Value = serde_json::from_str(record.question.as_ref().unwrap().get()).unwrap();
+            let told = &question["context"]["request"]["certificate"];
+            assert_eq!(told.is_null(), shown.is_none(), "{question}");
+            if shown == Some("workload") {
+                let written =
+                    run(path, "openssl", &["x509", "-in", "workload.pem", "-noout", "-subject", "-nameopt", "RFC2253"]);
+                let written = String::from_utf8(written.stdout).unwrap();
+                assert_eq!(told["subject"].as_str(), written.trim().strip_prefix("subject="), "{told}");
+                assert_eq!(told["subject"], "CN=agent,O=x\\, CN=admin,DC=example");
+                openssl(path, "x509 -in workload.pem -outform DER -out workload.der");
+                let thumbprint = digest(&SHA256, &fs::read(path.join("workload.der")).unwrap());
+                assert_eq!(told["thumbprint"], URL_SAFE_NO_PAD.encode(thumbprint));
+                assert_eq!(told["dnsNames"], json!(["agent.example"]));
+                assert_eq!(told["uris"], json!(["spiffe://example/agent"]));
+            }
+        }
+    }
+    // Without authorities nobody vouches for what is written there.
+    let mut house = gate_with(path, asks, "off", "records: { questions: true }\n").await;
+    for shown in ["forged", "workload"] {
+        let record = recorded(&mut house, path, Some(shown), "--http2").await;
+        assert_eq!((record.code, &*record.policies), ("access_denied", &["workload".to_owned()][..]));
+        let question: serde_json::Value = serde_json::from_str(record.question.as_ref().unwrap().get()).unwrap();
+        let told = question["context"]["request"]["certificate"].as_object().unwrap().keys().collect::<Vec<_>>();
+        assert_eq!(told, ["thumbprint"]);
+    }
+    fs::remove_file(path.join("policies/workload.cedar")).unwrap();
+    with("uris: Set<String>");
+    let mut house = gate(path, asks, "off").await;
+    let record = recorded(&mut house, path, Some("forged"), "--http1.1").await;
+    assert_eq!((record.code, record.missing.as_deref()), ("claim_missing", Some("request.certificate.uris")));
+    assert_eq!(recorded(&mut house, path, None, "--http1.1").await.code, "allowed");
 }
