@@ -137,6 +137,12 @@ pub struct Record {
     /// The upstream that it is for, where that is not the usual one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Arc<str>>,
+    /// The path that it gets, cut to 1024 bytes, where that is another than the client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_path: Option<String>,
+    /// The template of that.
+    #[serde(skip)]
+    pub upstream_template: Option<Arc<str>>,
     /// The server of the upstream that it was sent to last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Arc<str>>,
@@ -191,15 +197,20 @@ impl Record {
         hide(&mut self.user);
         self.actors = self.actors.iter().map(|actor| pseudonyms.of(Kind::Id, actor)).collect();
         self.peer = self.peer.take().map(|peer| pseudonyms.of(Kind::Peer, &peer));
-        // Hosts, if there are any, stand before the first `/`.
-        let template = self.route.as_deref().and_then(|route| route.split_once('/')).map(|(_, template)| template);
-        let mut literals = std::iter::once("").chain(template.into_iter().flat_map(|template| template.split('/')));
-        let segments = self.path.split('/').map(|segment| match literals.next() == Some(segment) {
-            true => segment.to_owned(),
-            false if is_believed => pseudonyms.of(Kind::Segment, segment),
-            false => "~".to_owned(),
-        });
-        self.path = segments.collect::<Vec<_>>().join("/");
+        let hide_path = |path: &str, template: Option<&str>| {
+            // Hosts, if there are any, stand before the first `/`.
+            let template = template.and_then(|template| template.split_once('/')).map(|(_, template)| template);
+            let mut literals = std::iter::once("").chain(template.into_iter().flat_map(|template| template.split('/')));
+            let segments = path.split('/').map(|segment| match literals.next() == Some(segment) {
+                true => segment.to_owned(),
+                false if is_believed => pseudonyms.of(Kind::Segment, segment),
+                false => "~".to_owned(),
+            });
+            segments.collect::<Vec<_>>().join("/")
+        };
+        self.path = hide_path(&self.path, self.route.as_deref());
+        let template = self.upstream_template.as_deref();
+        self.upstream_path = self.upstream_path.as_deref().map(|path| hide_path(path, template));
     }
 }
 
@@ -321,6 +332,24 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn the_upstreams_path_is_hidden_as_the_clients_is() {
+        let secret = crate::base::secret::Secret::from("a key of sixteen bytes or more".to_owned());
+        let pseudonyms = Pseudonyms::new(&secret).unwrap();
+        let mut record = Record {
+            agent: Some("a".into()),
+            route: Some("GET api.example/api/users/{id}".into()),
+            path: "/api/users/jane".into(),
+            upstream_path: Some("/v1/jane".into()),
+            upstream_template: Some("/v1/{id}".into()),
+            ..Record::default()
+        };
+        record.hide(&pseudonyms);
+        let jane = pseudonyms.of(Kind::Segment, "jane");
+        assert_eq!(record.path, format!("/api/users/{jane}"));
+        assert_eq!(record.upstream_path, Some(format!("/v1/{jane}")));
     }
 
     #[test]

@@ -19,13 +19,13 @@ use self::learn::{Unknown, learn};
 use crate::{
     audit::{Outcome, Record, Sink},
     base::clock::{Clock, Timestamp},
-    entities::{DecisionRequest, MappingError, Names, Side, Subject, recorded::QUESTION_BYTES_MAX},
+    entities::{DecisionRequest, MappingError, Names, RoutePlan, Side, Subject, recorded::QUESTION_BYTES_MAX},
     forward::{Obligations, identity::Told},
     limit::Asker,
     metrics::Metrics,
     policy::{DenyReason, Explanation, PolicyNote},
     refusal::{ClientError, Offered, Refusal, Refused},
-    request::{Head, Inbound, Limits, RequestError},
+    request::{Head, Inbound, Limits, RequestError, rewrite::Outbound},
     shadow::Shadow,
     snapshot::{Current, Snapshot},
     token::{Presented, bearer::Scheme},
@@ -209,6 +209,7 @@ impl Visit {
         self.record.upstream = found.route.upstream().cloned();
         // INVARIANT: the configuration has no route to an upstream that is not there.
         let pool = snapshot.pools.of(found.route.upstream().map(|name| &**name)).ok_or(Refusal::Internal)?;
+        let target = self.outbound(found.route, &inbound)?;
         let store = snapshot.stores.choose(found.route.store(), || inbound.host());
         let store = store.ok_or(Refusal::HostUnknown)?;
         self.record.store.clone_from(&store.name);
@@ -233,7 +234,21 @@ impl Visit {
             app: names.app.as_deref(),
             decision_id: &self.record.decision_id,
         };
-        Ok(snapshot.identity.obligations(pool, &allowed, &told))
+        Ok(snapshot.identity.obligations(pool, target, &allowed, &told))
+    }
+
+    /// The target that the upstream gets.
+    fn outbound(&mut self, route: &RoutePlan, inbound: &Inbound<'_>) -> Result<Outbound, Refusal> {
+        // INVARIANT: the route describes the target, and so it can be rewritten.
+        let outbound = Outbound::of(inbound.target(), route.rewrite()).ok_or(Refusal::Internal)?;
+        if outbound.as_str().len() > self.snapshot.limits.target_bytes_max {
+            return Err(RequestError::TargetTooLong.into());
+        }
+        if let Some(rewrite) = route.rewrite() {
+            self.record.upstream_path = Some(cut(outbound.path().as_bytes(), PATH_BYTES_RECORDED));
+            self.record.upstream_template = Some(rewrite.template().clone());
+        }
+        Ok(outbound)
     }
 
     /// Who asks: remembered from an earlier request with the same token, or verified now.

@@ -12,7 +12,7 @@ const WALLS: [(&str, &[&str]); 17] = [
     ("token", &["base", "request"]),
     ("entities", &["base", "request", "token"]),
     ("policy", &["base", "entities"]),
-    ("forward", &["base", "policy"]),
+    ("forward", &["base", "policy", "request"]),
     ("limit", &["base"]),
     ("refusal", &["entities", "limit", "policy", "request", "token"]),
     ("audit", &["base"]),

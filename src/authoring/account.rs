@@ -218,7 +218,7 @@ fn facts(stage: Stage, record: &RecordLine) -> Vec<String> {
         ],
         Stage::Policy if record.policies.is_empty() => Vec::new(),
         Stage::Policy => vec![Some(format!("by {}", record.policies.join(", ")))],
-        Stage::Upstream => vec![fact("to", &record.upstream)],
+        Stage::Upstream => vec![fact("to", &record.upstream), fact("as", &record.upstream_path)],
     };
     facts.into_iter().flatten().collect()
 }

@@ -50,6 +50,8 @@ pub struct RecordLine {
     pub limit: Option<String>,
     /// The upstream that it was for, where that is not the usual one.
     pub upstream: Option<String>,
+    /// The path that it got, where that is another.
+    pub upstream_path: Option<String>,
     /// The store whose policies decided.
     pub store: Option<String>,
     /// The policies that decided.

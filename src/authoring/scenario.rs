@@ -18,6 +18,7 @@ use crate::{
         problem::{Problem, Problems, Source},
     },
     entities::{hiding::Reading, recorded::RecordedQuestion},
+    forward::Obligations,
     policy::Explanation,
     refusal::Refusal,
 };
@@ -58,6 +59,8 @@ struct Then {
     policies: Option<Vec<String>>,
     /// Fields that the upstream gets; `null` for one that it must not get.
     upstream: BTreeMap<String, Option<String>>,
+    /// The target that the upstream gets: path and query.
+    target: Option<String>,
     /// Fields of the answer to a refused client; `null` for one that it must not have.
     headers: BTreeMap<String, Option<String>>,
     /// Members of the body of a refusal.
@@ -169,7 +172,8 @@ impl Scenario {
         if let Some(name) = fields.find(|name| name.parse::<HeaderName>().is_err()) {
             return Some(format!("`{name}` names no header field"));
         }
-        let parts = [then.upstream.is_empty(), then.headers.is_empty(), then.body.is_empty(), then.status.is_none()];
+        let forwarded = then.upstream.is_empty() && then.target.is_none();
+        let parts = [forwarded, then.headers.is_empty(), then.body.is_empty(), then.status.is_none()];
         if given.question.is_some() && parts.contains(&false) {
             return Some("of a recorded question only `code` and `policies` can be told".into());
         }
@@ -274,12 +278,18 @@ impl Then {
             Ok(_) if !self.headers.is_empty() || !self.body.is_empty() => {
                 Some("it is allowed, so that there is no refusal with `headers` and `body`")
             }
-            Err(_) if !self.upstream.is_empty() => Some("it is refused, so that nothing is forwarded with `upstream`"),
+            Err(_) if !self.upstream.is_empty() || self.target.is_some() => {
+                Some("it is refused, so that nothing is forwarded with `upstream` and `target`")
+            }
             _ => None,
         };
         if let Some(unheard) = unheard {
             differences.push(unheard.to_owned());
             return differences;
+        }
+        if let Some(target) = &self.target {
+            let is = outcome.result.as_ref().ok().map(Obligations::target);
+            compare("the upstream's target", is.into(), target.as_str().into());
         }
         for (name, should) in &self.upstream {
             compare(&format!("the upstream's {name}"), outcome.forwarded(name).into(), should.clone().into());

@@ -1,5 +1,5 @@
 //! The reverse proxy: an HTTP door on pingora. What is allowed goes to the upstream, byte for byte the target that
-//! was authorised; what is not is answered here.
+//! was made of it when it was authorised; what is not is answered here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -205,8 +205,13 @@ impl ProxyHttp for ProxyDoor {
         passage: &mut Passage,
     ) -> Result<()> {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
-        // INVARIANT: the target sent is byte for byte the target that was authorised.
-        if request.raw_path() != session.req_header().raw_path() {
+        // INVARIANT: the target sent is byte for byte the one that was made of the target that was authorised.
+        let (target, is_as_read) =
+            (obligations.target().as_bytes(), request.raw_path() == session.req_header().raw_path());
+        if is_as_read && request.raw_path() != target {
+            request.set_raw_path(target)?;
+        }
+        if !is_as_read || request.raw_path() != target {
             return Error::e_explain(InternalError, "the target changed after it was authorised");
         }
         let removed: Vec<HeaderName> =

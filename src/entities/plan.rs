@@ -14,7 +14,10 @@ use super::{
     sources::Draft,
     template::{EntityTemplate, Filling, TextTemplate},
 };
-use crate::{base::origin::Origin, request::route::PathTemplate};
+use crate::{
+    base::origin::Origin,
+    request::{rewrite::Rewrite, route::PathTemplate},
+};
 
 /// Members of `context.input`, each with where it comes from, and whether the schema requires it.
 pub(super) type Input = Vec<(Origin, AttributeTemplate, bool)>;
@@ -38,6 +41,7 @@ pub struct RoutePlan {
     pub(super) store: Option<String>,
     pub(super) upstream: Option<Arc<str>>,
     pub(super) body_bytes_max: Option<u64>,
+    pub(super) rewrite: Option<Rewrite>,
     /// Which of the mapping's contexts its action takes.
     pub(super) context: usize,
 }
@@ -70,6 +74,10 @@ impl RoutePlan {
     /// The upstream that its requests go to, where that is not the usual one.
     pub const fn upstream(&self) -> Option<&Arc<str>> {
         self.upstream.as_ref()
+    }
+    /// What becomes of its paths on their way to the upstream, where that is not nothing.
+    pub const fn rewrite(&self) -> Option<&Rewrite> {
+        self.rewrite.as_ref()
     }
     /// Whether the agent must act for a user.
     pub const fn delegation(&self) -> DelegationRule {

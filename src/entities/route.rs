@@ -25,6 +25,7 @@ use crate::{
     },
     request::{
         body_bytes_max,
+        rewrite::Rewrite,
         route::{METHODS, PathTemplate},
     },
     token::claims::is_scope,
@@ -66,6 +67,10 @@ pub struct RouteConfig {
     pub upstream: Option<Spanned<String>>,
     /// Bytes of a request body. Default: as `limits` says.
     pub body_bytes_max: Option<Spanned<u64>>,
+    /// Literal segments that the path begins with and that the upstream does not get. Default: none.
+    pub strip_prefix: Option<Spanned<String>>,
+    /// Literal segments that the upstream's path begins with, before what is left. Default: none.
+    pub add_prefix: Option<Spanned<String>>,
 }
 
 /// Whether an agent must act for a user.
@@ -118,6 +123,9 @@ impl RouteConfig {
             let context = problems.keep(self.context(action, types, contexts));
             let input = problems.keep(self.input(action, parameters));
             let attributes = problems.keep(self.attributes(&resource, parameters, types));
+            let template = template.as_ref()?;
+            let rewrite =
+                problems.keep(Rewrite::compile(self.strip_prefix.as_ref(), self.add_prefix.as_ref(), template));
             Some(RoutePlan {
                 name: self.name().into(),
                 action_name: uid.to_string().into(),
@@ -133,6 +141,7 @@ impl RouteConfig {
                 store: self.store.as_ref().map(|store| store.value.clone()),
                 upstream: self.upstream.as_ref().map(|upstream| upstream.value.as_str().into()),
                 body_bytes_max: body_bytes_max?,
+                rewrite: rewrite?,
                 context: context?,
             })
         })();

@@ -21,6 +21,7 @@ use crate::{
         spanned::Spanned,
     },
     policy::Allowed,
+    request::rewrite::Outbound,
 };
 
 /// The section `identity`.
@@ -117,6 +118,7 @@ pub struct Obligations {
     pool: Arc<Pool>,
     /// Whom the request is for, where that decides which server gets it.
     key: u64,
+    target: Outbound,
     identity: Arc<Identity>,
     set: Vec<(HeaderName, HeaderValue)>,
 }
@@ -178,8 +180,14 @@ impl Identity {
         starts_like(name, OURS) || self.names().iter().any(|ours| same(name.as_str().bytes(), ours.as_str()))
     }
 
-    /// What is owed for an allowed request that goes to `pool`.
-    pub fn obligations(self: &Arc<Self>, pool: &Arc<Pool>, _allowed: &Allowed, told: &Told<'_>) -> Obligations {
+    /// What is owed for an allowed request that goes to `pool`, for `target` there.
+    pub fn obligations(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        target: Outbound,
+        _allowed: &Allowed,
+        told: &Told<'_>,
+    ) -> Obligations {
         let is_asked = pool.upstream().balance == Balance::UserHash;
         let key = if is_asked { seed(told.user.unwrap_or(told.agent)) } else { 0 };
         let told = [
@@ -189,7 +197,7 @@ impl Identity {
             (&self.decision, Some(told.decision_id)),
         ];
         let set = told.into_iter().filter_map(|(name, value)| Some((name.clone(), header_value(value?)?))).collect();
-        Obligations { pool: pool.clone(), key, identity: self.clone(), set }
+        Obligations { pool: pool.clone(), key, target, identity: self.clone(), set }
     }
 }
 
@@ -202,6 +210,11 @@ impl Obligations {
     /// What stands for whom the request is for, where that decides which server gets it.
     pub const fn key(&self) -> u64 {
         self.key
+    }
+
+    /// The target that it gets, byte for byte.
+    pub const fn target(&self) -> &str {
+        self.target.as_str()
     }
 
     /// Whether a field of this name that the client sent must be removed.

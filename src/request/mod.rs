@@ -10,6 +10,7 @@ pub mod framing;
 pub mod headers;
 pub mod path;
 pub mod query;
+pub mod rewrite;
 pub mod route;
 pub mod syntax;
 pub mod upgrade;

@@ -76,6 +76,11 @@ impl PathTemplate {
         segments.collect::<Vec<_>>().join("/")
     }
 
+    /// As it is written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The parameter names, in order.
     pub fn parameters(&self) -> &[String] {
         &self.parameters

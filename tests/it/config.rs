@@ -620,3 +620,27 @@ fn the_audience_check_is_waived_in_so_many_words_only() {
         with("client_ids:", &format!("{line}\n      client_ids:"), &[shown]);
     }
 }
+
+#[test]
+fn a_prefix_is_a_literal_beginning_of_the_path() {
+    let route = "action: readOnly";
+    let and = |line: &str| format!("{route}\n    {line}");
+    for fine in ["strip_prefix: /users", "add_prefix: /v1/a", "strip_prefix: /users\n    add_prefix: /people"] {
+        assert_eq!(problems_of(&MINIMAL.replace(route, &and(fine))), "", "{fine}");
+    }
+    let literal = "is not the literal beginning of a path";
+    for (line, shown) in [
+        ("strip_prefix: /", literal),
+        ("strip_prefix: /users/", literal),
+        ("strip_prefix: users", literal),
+        ("strip_prefix: '/users/{userId}'", literal),
+        ("strip_prefix: /users/../users", literal),
+        ("strip_prefix: /use", "does not begin with `/use`"),
+        ("strip_prefix: /people", "does not begin with `/people`"),
+        ("add_prefix: ''", literal),
+        ("add_prefix: //host", literal),
+        ("add_prefix: '/a?b'", literal),
+    ] {
+        with(route, &and(line), &[shown, "config.yaml:12:", "fix:"]);
+    }
+}

@@ -155,6 +155,7 @@ fn every_field_of_a_record_is_described() {
         missing: Some(String::new()),
         limit: Some("".into()),
         upstream: Some("".into()),
+        upstream_path: Some(String::new()),
         server: Some("".into()),
         retries: 1,
         side: Some(""),

@@ -266,6 +266,25 @@ async fn what_an_upstream_gets_in_http2_is_what_was_authorised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_is_rewritten_alike_for_upstreams_in_http1_and_http2() {
+    let (address, asked) = server(None).await;
+    let rewrites = "action: readOnly, strip_prefix: /users, add_prefix: /v1/people";
+    let target = "/v1/people/user-1/data?a=/users/%2f&b='";
+    for (http2, expected) in
+        [("'off'", format!("1 GET {target} HTTP/1.1\r\n")), ("only", format!("2 GET http://{address}{target} "))]
+    {
+        let text = ROUTES.replace("127.0.0.1:1'", &format!("127.0.0.1:1', http2: {http2}"));
+        let house = House::build_for(&text.replace("action: readOnly", rewrites), &format!("http://{address}")).await;
+        let mut client = Client::to(house.app.address()).await;
+        let asked_for = "/users/user-1/data?a=/users/%2f&b='";
+        let answer = client.ask(crate::h2::request("GET", asked_for, &[bearer()]).unwrap()).await.unwrap().unwrap();
+        assert_eq!(answer.status, 200);
+        let head = asked.lock().unwrap().pop().unwrap();
+        assert!(head.starts_with(&expected), "{head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bodies_and_trailers_pass_from_end_to_end_in_http2() {
     let (address, asked) = server(None).await;
     let folder = tls::folder();
