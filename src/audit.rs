@@ -77,6 +77,18 @@ pub struct ShadowRecord {
     pub policies: Vec<String>,
 }
 
+/// What a web page asks that its browser asks about beforehand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PreflightRecord {
+    /// The page's origin, cut to 256 bytes.
+    pub origin: String,
+    /// The method that it would use, cut to 16 bytes.
+    pub method: String,
+}
+
+/// The code of a preflight that is answered.
+pub const PREFLIGHT: &str = "preflight";
+
 /// A decision record: one JSON line.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Record {
@@ -86,7 +98,7 @@ pub struct Record {
     pub decision_id: String,
     /// How it was decided.
     pub decision: Outcome,
-    /// `allowed`, or the exact reason of the refusal (`docs/errors.md`).
+    /// `allowed`, `preflight`, or the exact reason of the refusal (`docs/errors.md`).
     pub code: &'static str,
     /// The status answered; 0 when nothing was.
     pub status: u16,
@@ -100,6 +112,9 @@ pub struct Record {
     /// The trusted proxy that it came through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
+    /// What a preflight asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<PreflightRecord>,
     /// The route's methods and path template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<Arc<str>>,
@@ -130,8 +145,8 @@ pub struct Record {
     /// Where the attributes of agent, user and resource came from that the policies could see.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<Origin>,
-    /// The claim or attribute that was missing, for `claim_missing`; the scope, for `scope_missing`; the source that gave no
-    /// answer, for `source_unavailable` and `source_timed_out`.
+    /// The claim or attribute that was missing, for `claim_missing`; the scope, for `scope_missing`; what is not as the
+    /// route's `cors` has it, for `preflight_refused`; the source that gave no answer, for `source_unavailable` and `source_timed_out`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub missing: Option<String>,
     /// The upstream that it is for, where that is not the usual one.

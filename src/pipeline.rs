@@ -2,6 +2,8 @@
 //! step takes what only the step before can make, so none can be left out.
 
 mod learn;
+mod preflight;
+mod told;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -15,17 +17,20 @@ use std::{
 use serde_json::value::RawValue;
 use ulid::Ulid;
 
-use self::learn::{Unknown, learn};
 use crate::{
-    audit::{Outcome, Record, Sink},
-    base::clock::{Clock, Timestamp},
+    audit::{Outcome, PREFLIGHT, Record, Sink},
+    base::clock::Clock,
     entities::{DecisionRequest, MappingError, Names, RoutePlan, Side, Subject, recorded::QUESTION_BYTES_MAX},
     forward::{Obligations, identity::Told},
     limit::Asker,
     metrics::Metrics,
     policy::{DenyReason, Explanation, PolicyNote},
-    refusal::{ClientError, Offered, Refusal, Refused},
-    request::{Head, Inbound, Limits, RequestError, rewrite::Outbound},
+    refusal::{ClientError, Refusal, Refused},
+    request::{
+        Head, Inbound, Limits, RequestError,
+        cors::{CorsFields, Preflight},
+        rewrite::Outbound,
+    },
     shadow::Shadow,
     snapshot::{Current, Snapshot},
     token::{Presented, bearer::Scheme},
@@ -64,12 +69,23 @@ pub struct Visit {
     body_bytes_max: Option<u64>,
     /// How the token was presented, once that is known.
     scheme: Option<Scheme>,
+    /// What web pages are told in the answer.
+    cors: Option<CorsFields>,
 }
 
 impl std::fmt::Debug for Visit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Visit").field("record", &self.record).finish_non_exhaustive()
     }
+}
+
+/// What becomes of a request that is let in.
+#[derive(Debug)]
+pub enum Admission {
+    /// It goes to the upstream.
+    Forward(Obligations),
+    /// It is a browser's question about a web page, and this is the answer.
+    Preflight(CorsFields),
 }
 
 /// A method is recorded up to this length, in bytes.
@@ -106,7 +122,17 @@ impl Gate {
         let snapshot = self.current.load();
         self.under_way.fetch_add(1, Ordering::Relaxed);
         let (gate, arrived) = (self.clone(), Instant::now());
-        Visit { gate, snapshot, record, subject: None, question: None, arrived, body_bytes_max: None, scheme: None }
+        Visit {
+            gate,
+            snapshot,
+            record,
+            subject: None,
+            question: None,
+            arrived,
+            body_bytes_max: None,
+            scheme: None,
+            cors: None,
+        }
     }
 
     /// Whether `peer` is a proxy that is believed of where connections and requests come from.
@@ -150,7 +176,7 @@ impl Visit {
     ///
     /// # Errors
     /// The [`Refusal`] to answer with.
-    pub async fn admit(&mut self, head: &Head<'_>) -> Result<Obligations, Refusal> {
+    pub async fn admit(&mut self, head: &Head<'_>) -> Result<Admission, Refusal> {
         self.record.method = cut(head.method.as_str().as_bytes(), METHOD_BYTES_RECORDED);
         let path = head.target.split(|byte| *byte == b'?').next().unwrap_or_default();
         self.record.path = cut(path, PATH_BYTES_RECORDED);
@@ -158,7 +184,8 @@ impl Visit {
         let outcome = self.walk(head).await;
         self.record.decision_us = micros(self.arrived.elapsed());
         match &outcome {
-            Ok(_) => (self.record.decision, self.record.code) = (Outcome::Allow, "allowed"),
+            Ok(Admission::Forward(_)) => (self.record.decision, self.record.code) = (Outcome::Allow, "allowed"),
+            Ok(Admission::Preflight(_)) => (self.record.decision, self.record.code) = (Outcome::Allow, PREFLIGHT),
             Err(refusal) => {
                 self.record.decision = Outcome::Deny;
                 self.note_refusal(refusal);
@@ -167,7 +194,7 @@ impl Visit {
         outcome
     }
 
-    async fn walk(&mut self, head: &Head<'_>) -> Result<Obligations, Refusal> {
+    async fn walk(&mut self, head: &Head<'_>) -> Result<Admission, Refusal> {
         let snapshot = self.snapshot.clone();
         if self.gate.under_way.load(Ordering::Relaxed) > snapshot.limits.requests_max {
             return Err(Refusal::Overloaded);
@@ -182,10 +209,18 @@ impl Visit {
         let inbound = Inbound::parse(head, &snapshot.limits)?;
         // What names no host is not any that a route names.
         let host = snapshot.routes.depends_on_host().then(|| inbound.host().ok().flatten()).flatten();
+        let preflight = Preflight::of(inbound.method(), inbound.headers());
+        if let Some(preflight) = preflight
+            && let Some(outcome) = preflight::outcome(&snapshot.routes, host.as_deref(), &inbound, &preflight)
+        {
+            return self.preflight(&preflight, outcome, client).await;
+        }
         let found = snapshot.routes.find(host.as_deref(), inbound.method(), inbound.target());
         let found = found.map_err(RequestError::from)?;
         self.record.route = found.as_ref().map(|found| found.route.name().clone());
         let route = found.as_ref().map(|found| found.route.name());
+        let cors = found.as_ref().and_then(|found| found.route.cors());
+        self.cors = cors.map(|cors| cors.fields(inbound.headers()));
         let asker = Asker { peer: client, route, ..Asker::default() };
         snapshot.rates.admit_peer(&asker).await?;
         let now = self.gate.clock.now();
@@ -234,7 +269,7 @@ impl Visit {
             app: names.app.as_deref(),
             decision_id: &self.record.decision_id,
         };
-        Ok(snapshot.identity.obligations(pool, target, &allowed, &told))
+        Ok(Admission::Forward(snapshot.identity.obligations(pool, target, &allowed, &told)))
     }
 
     /// The target that the upstream gets.
@@ -249,41 +284,6 @@ impl Visit {
             self.record.upstream_template = Some(rewrite.template().clone());
         }
         Ok(outbound)
-    }
-
-    /// Who asks: remembered from an earlier request with the same token, or verified now.
-    async fn authenticate(
-        &mut self,
-        snapshot: &Snapshot,
-        presented: &Presented<'_>,
-        now: Timestamp,
-    ) -> Result<Arc<Subject>, Refusal> {
-        let (fingerprint, version) = (presented.fingerprint, snapshot.version);
-        let known = snapshot.subjects.get(fingerprint, version).await;
-        if let Some(subject) = known {
-            if snapshot.issuers.still_holds(subject.token(), now) {
-                self.record.token_cached = true;
-                self.note_names(subject.names());
-                return Ok(subject);
-            }
-            snapshot.subjects.remove(fingerprint, version).await;
-        }
-        let learnt = {
-            let metrics = &self.gate.metrics;
-            snapshot.subjects.get_or_learn(fingerprint, version, learn(snapshot, presented, now, metrics)).await
-        };
-        match learnt {
-            Ok(subject) => {
-                self.note_names(subject.names());
-                Ok(subject)
-            }
-            Err(Unknown { names, refusal }) => {
-                if let Some(names) = names {
-                    self.note_names(&names);
-                }
-                Err(refusal)
-            }
-        }
     }
 
     /// How much longer what was begun with this request may go on, by its token.
@@ -310,16 +310,6 @@ impl Visit {
     /// What is recorded so far.
     pub const fn record(&self) -> &Record {
         &self.record
-    }
-
-    /// What `WWW-Authenticate` says of `refusal`, where it is due.
-    pub fn challenge(&self, refusal: &Refusal) -> Option<String> {
-        let offered = match (self.scheme, self.snapshot.issuers.asks_for_proofs()) {
-            (Some(Scheme::Dpop), _) => Offered::Proof,
-            (Some(Scheme::Bearer), _) | (None, false) => Offered::Bearer,
-            (None, true) => Offered::Both,
-        };
-        refusal.challenge().map(|challenge| challenge.to_header(offered))
     }
 
     fn note_names(&mut self, names: &Names) {
@@ -357,6 +347,7 @@ impl Visit {
                 self.record.side = denied.side.map(Side::name);
                 self.note_policies(&denied.determining);
             }
+            Refusal::Preflight(error) => self.record.missing = Some(error.of().to_owned()),
             Refusal::Limited(error) => self.record.limit = Some(error.limit().clone()),
             Refusal::Mapping(
                 MappingError::ClaimMissing(name)

@@ -11,6 +11,7 @@ use super::{
     seen::{self, SeenEntity, SeenValue},
 };
 use crate::{
+    audit::PREFLIGHT,
     entities::Side,
     policy::{Effect, Examined, Explanation, Finding, Truth},
     refusal::Stage,
@@ -178,6 +179,9 @@ impl Told {
         let ended = Stage::of_code(&record.code).unwrap_or(Stage::Upstream);
         let outcome = match stage.cmp(&ended) {
             _ if record.code == "allowed" => Passage::Passed,
+            // It asks for nobody, and nothing of it goes on.
+            _ if record.code == PREFLIGHT && !matches!(stage, Stage::Request | Stage::Route) => Passage::NotReached,
+            _ if record.code == PREFLIGHT => Passage::Passed,
             // How far it came before its client left is known by what is known of it alone.
             _ if record.decision == "abandoned" && facts.is_empty() => Passage::NotReached,
             _ if record.decision == "abandoned" => Passage::Passed,

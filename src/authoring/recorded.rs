@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 
 use serde::Deserialize;
 
-use crate::{entities::recorded::RecordedQuestion, refusal::Stage};
+use crate::{audit::PREFLIGHT, entities::recorded::RecordedQuestion, refusal::Stage};
 
 /// The longest line that is read, in bytes.
 pub const LINE_BYTES_MAX: u64 = 1024 * 1024;
@@ -91,6 +91,9 @@ pub enum Part {
 impl RecordLine {
     /// What the policies had to do with it.
     pub fn part_of_policies(&self) -> Part {
+        if self.code == PREFLIGHT {
+            return Part::None;
+        }
         if self.question.is_some() || self.decision == "allow" {
             return Part::Decided;
         }

@@ -26,10 +26,10 @@ use crate::{
     entities::{hiding::Recording, lookup::plan::LookupConfig, recorded::RecordedQuestion},
     forward::Obligations,
     metrics::Metrics,
-    pipeline::{Gate, Visit},
+    pipeline::{Admission, Gate, Visit},
     policy::Explanation,
     refusal::Refusal,
-    request::certificate::Said,
+    request::{certificate::Said, cors::CorsFields},
     snapshot::{Blueprint, Current},
     token::Trust,
 };
@@ -81,7 +81,9 @@ pub enum Token {
 #[derive(Debug)]
 pub struct Outcome {
     /// What is to be done, or why nothing is.
-    pub result: Result<Obligations, Refusal>,
+    pub result: Result<Admission, Refusal>,
+    /// What web pages are told.
+    pub cors: Option<CorsFields>,
     /// `WWW-Authenticate`.
     pub challenge: Option<String>,
     /// The body of a refusal.
@@ -263,9 +265,17 @@ impl Stage {
 }
 
 impl Outcome {
+    /// What is to be done, where it is forwarded.
+    pub const fn obligations(&self) -> Option<&Obligations> {
+        match &self.result {
+            Ok(Admission::Forward(obligations)) => Some(obligations),
+            _ => None,
+        }
+    }
+
     /// The field of this name that the upstream gets, if it gets one; several values as one.
     pub fn forwarded(&self, name: &str) -> Option<String> {
-        let obligations = self.result.as_ref().ok()?;
+        let obligations = self.obligations()?;
         let name: HeaderName = name.parse().ok()?;
         let set = obligations.set().iter().find(|(set, _)| *set == name).map(|(_, value)| value);
         let upstream = obligations.pool().upstream();
@@ -277,8 +287,14 @@ impl Outcome {
         }
     }
 
-    /// The field of this name of the answer to a client that is refused.
+    /// The field of this name of what is answered here, to a client that is refused or to a preflight; several values as one.
     pub fn answered(&self, name: &str) -> Option<String> {
+        let told =
+            self.cors.iter().flat_map(CorsFields::iter).filter(|(told, _)| told.as_str().eq_ignore_ascii_case(name));
+        let told: Vec<_> = told.map(|(_, value)| String::from_utf8_lossy(value.as_bytes())).collect();
+        if !told.is_empty() && self.obligations().is_none() {
+            return Some(told.join(", "));
+        }
         let refusal = self.result.as_ref().err()?;
         match name.to_lowercase().as_str() {
             "www-authenticate" => self.challenge.clone(),
@@ -295,9 +311,17 @@ fn stand_ins() -> Result<StandIns, Problems> {
     StandIns::new().map_err(|_| Problem::new("the machine gives no randomness").into())
 }
 
-fn ended(mut visit: Visit, result: Result<Obligations, Refusal>, call: Call, kept: &Kept) -> Outcome {
-    let status = result.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200);
+fn ended(mut visit: Visit, result: Result<Admission, Refusal>, call: Call, kept: &Kept) -> Outcome {
+    let status = match &result {
+        Ok(Admission::Forward(_)) => 200,
+        Ok(Admission::Preflight(_)) => 204,
+        Err(refusal) => refusal.status().as_u16(),
+    };
     visit.answered(status);
+    let cors = match &result {
+        Ok(Admission::Preflight(fields)) => Some(fields.clone()),
+        _ => visit.cors().cloned(),
+    };
     let refusal = result.as_ref().err();
     let challenge = refusal.and_then(|refusal| visit.challenge(refusal));
     let problem = refusal.map(|refusal| refusal.problem(visit.decision_id()));
@@ -307,6 +331,7 @@ fn ended(mut visit: Visit, result: Result<Obligations, Refusal>, call: Call, kep
     let record = kept.0.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
     Outcome {
         result,
+        cors,
         challenge,
         problem,
         explanation,

@@ -13,12 +13,14 @@ use super::{
     retold::{DEPTH_MAX, FILE_BYTES_MAX, NODES_MAX},
 };
 use crate::{
+    audit::PREFLIGHT,
     base::{
         clock::Timestamp,
         problem::{Problem, Problems, Source},
     },
     entities::{hiding::Reading, recorded::RecordedQuestion},
     forward::Obligations,
+    pipeline::Admission,
     policy::Explanation,
     refusal::Refusal,
 };
@@ -61,7 +63,7 @@ struct Then {
     upstream: BTreeMap<String, Option<String>>,
     /// The target that the upstream gets: path and query.
     target: Option<String>,
-    /// Fields of the answer to a refused client; `null` for one that it must not have.
+    /// Fields of the answer to a refused client, or to a preflight; `null` for one that it must not have.
     headers: BTreeMap<String, Option<String>>,
     /// Members of the body of a refusal.
     body: BTreeMap<String, Value>,
@@ -164,9 +166,13 @@ impl Scenario {
         if then.code.is_none() && then.status.is_none() {
             return Some("`then` names neither `code` nor `status`, so that anything would do".into());
         }
-        let known = |code: &String| code == "allowed" || Refusal::every().iter().any(|it| it.code() == code);
+        let known = |code: &String| {
+            code == "allowed" || code == PREFLIGHT || Refusal::every().iter().any(|it| it.code() == code)
+        };
         if let Some(code) = then.code.as_ref().filter(|code| !known(code)) {
-            return Some(format!("`{code}` is neither `allowed` nor the code of a refusal (docs/errors.md)"));
+            return Some(format!(
+                "`{code}` is neither `allowed` nor `preflight` nor the code of a refusal (docs/errors.md)"
+            ));
         }
         let mut fields = then.upstream.keys().chain(then.headers.keys());
         if let Some(name) = fields.find(|name| name.parse::<HeaderName>().is_err()) {
@@ -275,11 +281,12 @@ impl Then {
         }
         let Some(outcome) = &seen.outcome else { return differences };
         let unheard = match &outcome.result {
-            Ok(_) if !self.headers.is_empty() || !self.body.is_empty() => {
+            Ok(Admission::Forward(_)) if !self.headers.is_empty() || !self.body.is_empty() => {
                 Some("it is allowed, so that there is no refusal with `headers` and `body`")
             }
-            Err(_) if !self.upstream.is_empty() || self.target.is_some() => {
-                Some("it is refused, so that nothing is forwarded with `upstream` and `target`")
+            Ok(Admission::Preflight(_)) if !self.body.is_empty() => Some("it is a preflight, answered without `body`"),
+            Ok(Admission::Preflight(_)) | Err(_) if !self.upstream.is_empty() || self.target.is_some() => {
+                Some("it is answered here, so that nothing is forwarded with `upstream` and `target`")
             }
             _ => None,
         };
@@ -288,7 +295,7 @@ impl Then {
             return differences;
         }
         if let Some(target) = &self.target {
-            let is = outcome.result.as_ref().ok().map(Obligations::target);
+            let is = outcome.obligations().map(Obligations::target);
             compare("the upstream's target", is.into(), target.as_str().into());
         }
         for (name, should) in &self.upstream {

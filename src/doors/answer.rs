@@ -6,7 +6,7 @@ use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::{pipeline::Visit, refusal::Refusal};
+use crate::{pipeline::Visit, refusal::Refusal, request::cors::CorsFields};
 
 /// The answer that was begun, if any: 100 Continue and its like are none. After 101 there is no other.
 pub(super) fn final_response(session: &Session) -> Option<&ResponseHeader> {
@@ -21,7 +21,7 @@ pub(super) fn is_interim(status: StatusCode) -> bool {
 /// Answers with a refusal. A request body that was not read closes the connection, which pingora sees to.
 pub(super) async fn answer(session: &mut Session, refusal: &Refusal, visit: &Visit) -> Result<()> {
     let body = Bytes::from(refusal.problem(visit.decision_id()).to_string());
-    let mut response = ResponseHeader::build(refusal.status(), Some(6))?;
+    let mut response = ResponseHeader::build(refusal.status(), Some(8))?;
     response.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
     response.insert_header(header::CONTENT_LENGTH, body.len())?;
     response.insert_header(header::CACHE_CONTROL, "no-store")?;
@@ -34,6 +34,9 @@ pub(super) async fn answer(session: &mut Session, refusal: &Refusal, visit: &Vis
     if let Some(after) = refusal.retry_after() {
         response.insert_header(header::RETRY_AFTER, after.as_secs())?;
     }
+    if let Some(fields) = visit.cors() {
+        tell_pages(&mut response, fields)?;
+    }
     if matches!(refusal, Refusal::Request(_)) {
         // Where the head has two readings, nobody can say where the next request begins.
         session.set_keepalive(None);
@@ -42,6 +45,21 @@ pub(super) async fn answer(session: &mut Session, refusal: &Refusal, visit: &Vis
     session.write_response_header(Box::new(response), bodiless).await?;
     if !bodiless {
         session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Tells a browser that a page may have a request made.
+pub(super) async fn answer_preflight(session: &mut Session, fields: &CorsFields) -> Result<()> {
+    let mut response = ResponseHeader::build(StatusCode::NO_CONTENT, Some(6))?;
+    tell_pages(&mut response, fields)?;
+    session.write_response_header(Box::new(response), true).await
+}
+
+/// Adds `fields` to an answer.
+pub(super) fn tell_pages(response: &mut ResponseHeader, fields: &CorsFields) -> Result<()> {
+    for (name, value) in fields.iter() {
+        response.append_header(name.clone(), value.clone())?;
     }
     Ok(())
 }

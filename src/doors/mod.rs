@@ -6,6 +6,7 @@ mod attempts;
 pub mod caller;
 mod dial;
 mod failure;
+mod incoming;
 pub mod pace;
 mod probe;
 pub mod proxy;

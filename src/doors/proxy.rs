@@ -17,20 +17,22 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::{
     doors::{
-        answer::{answer, final_response, is_interim},
+        answer::{answer, answer_preflight, final_response, is_interim, tell_pages},
         attempts::Attempts,
         caller::Caller,
         dial,
         failure::refusal_of,
+        incoming::{as_in_http1, head},
         pace::Pace,
         tunnel::Tunnel,
         upkeep::Upkeep,
     },
     forward::{Obligations, upstream::Http2},
-    pipeline::{Gate, Visit},
+    pipeline::{Admission, Gate, Visit},
     refusal::{ClientError, Refusal},
     request::{
-        Head, RequestError,
+        RequestError,
+        cors::speaks_to_pages,
         headers::{is_for_one_hop, nominates},
         upgrade::names_websocket,
     },
@@ -127,14 +129,20 @@ impl ProxyHttp for ProxyDoor {
             passage.visit.admit(&head).await
         };
         match outcome {
-            Ok(obligations) if is_upgrade(session) && obligations.pool().upstream().http2 == Http2::Only => {
+            Ok(Admission::Forward(obligations))
+                if is_upgrade(session) && obligations.pool().upstream().http2 == Http2::Only =>
+            {
                 // HTTP/2 has none, and without it this would be another request.
                 let refusal = RequestError::UpgradeUnclear.into();
                 passage.visit.fail(&refusal);
                 answer(session, &refusal, &passage.visit).await?;
                 Ok(true)
             }
-            Ok(obligations) => {
+            Ok(Admission::Preflight(fields)) => {
+                answer_preflight(session, &fields).await?;
+                Ok(true)
+            }
+            Ok(Admission::Forward(obligations)) => {
                 passage.obligations = Some(obligations);
                 Ok(false)
             }
@@ -272,7 +280,7 @@ impl ProxyHttp for ProxyDoor {
         let headers = &response.headers;
         let is_for_us = |name: &HeaderName| {
             let frames = name == header::TRANSFER_ENCODING || name == header::CONTENT_LENGTH;
-            !frames && (nominates(headers, name) || is_for_one_hop(name)) || obligations.hides(name)
+            !frames && (nominates(headers, name) || is_for_one_hop(name)) || passage.hides(obligations, name)
         };
         let removed: Vec<HeaderName> = headers.keys().filter(|name| is_for_us(name)).cloned().collect();
         for name in removed {
@@ -282,6 +290,9 @@ impl ProxyHttp for ProxyDoor {
             response.insert_header(header::CONNECTION, "Upgrade")?;
             response.insert_header(header::UPGRADE, "websocket")?;
             passage.tunnel.open();
+        }
+        if let Some(fields) = passage.visit.cors() {
+            tell_pages(response, fields)?;
         }
         passage.tunnel.pass(session, &passage.visit)
     }
@@ -305,7 +316,8 @@ impl ProxyHttp for ProxyDoor {
         passage: &mut Passage,
     ) -> Result<()> {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
-        let removed: Vec<HeaderName> = trailers.keys().filter(|name| obligations.hides(name)).cloned().collect();
+        let removed: Vec<HeaderName> =
+            trailers.keys().filter(|name| passage.hides(obligations, name)).cloned().collect();
         for name in removed {
             trailers.remove(&name);
         }
@@ -342,37 +354,17 @@ impl ProxyHttp for ProxyDoor {
 }
 
 impl Passage {
+    /// Whether the client is not to see a field of this name of an answer: it is between the upstream and us, or for us to
+    /// say.
+    fn hides(&self, obligations: &Obligations, name: &HeaderName) -> bool {
+        obligations.hides(name) || self.visit.cors().is_some() && speaks_to_pages(name)
+    }
+
     /// More of the body is due, unless it is done.
     fn expect_body(&self, is_done: bool) {
         if let Some(pace) = &self.pace {
             pace.expect((!is_done).then_some(self.visit.limits().client_timeout));
         }
-    }
-}
-
-/// Has a request say in HTTP/1's words what it says otherwise in HTTP/2: its host (RFC 9113 section 8.3.1; the library has
-/// seen to it that there are not two), and its cookies, which may come in crumbs (section 8.2.3).
-fn as_in_http1(request: &mut RequestHeader) -> Result<()> {
-    if let Some(authority) = request.uri.authority().map(|it| it.as_str().to_owned()) {
-        request.insert_header(header::HOST, authority)?;
-    }
-    let crumbs: Vec<_> = request.headers.get_all(header::COOKIE).iter().map(|crumb| crumb.as_bytes()).collect();
-    if crumbs.len() > 1 {
-        let cookies = crumbs.join(&b"; "[..]);
-        request.insert_header(header::COOKIE, cookies)?;
-    }
-    Ok(())
-}
-
-/// A request's head.
-fn head<'a>(request: &'a RequestHeader, wire: Option<&'a [u8]>, caller: &'a Caller) -> Head<'a> {
-    Head {
-        method: &request.method,
-        target: request.raw_path(),
-        headers: &request.headers,
-        wire,
-        peer: caller.peer,
-        certificate: caller.certificate.as_ref(),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     base::origin::Origin,
-    request::{rewrite::Rewrite, route::PathTemplate},
+    request::{cors::Cors, rewrite::Rewrite, route::PathTemplate},
 };
 
 /// Members of `context.input`, each with where it comes from, and whether the schema requires it.
@@ -42,6 +42,7 @@ pub struct RoutePlan {
     pub(super) upstream: Option<Arc<str>>,
     pub(super) body_bytes_max: Option<u64>,
     pub(super) rewrite: Option<Rewrite>,
+    pub(super) cors: Option<Cors>,
     /// Which of the mapping's contexts its action takes.
     pub(super) context: usize,
 }
@@ -78,6 +79,10 @@ impl RoutePlan {
     /// What becomes of its paths on their way to the upstream, where that is not nothing.
     pub const fn rewrite(&self) -> Option<&Rewrite> {
         self.rewrite.as_ref()
+    }
+    /// What web pages may do with it, where that is for the gate to say.
+    pub const fn cors(&self) -> Option<&Cors> {
+        self.cors.as_ref()
     }
     /// Whether the agent must act for a user.
     pub const fn delegation(&self) -> DelegationRule {

@@ -25,6 +25,7 @@ use crate::{
     },
     request::{
         body_bytes_max,
+        cors::{Cors, CorsConfig},
         rewrite::Rewrite,
         route::{METHODS, PathTemplate},
     },
@@ -71,6 +72,8 @@ pub struct RouteConfig {
     pub strip_prefix: Option<Spanned<String>>,
     /// Literal segments that the upstream's path begins with, before what is left. Default: none.
     pub add_prefix: Option<Spanned<String>>,
+    /// Which web pages may call it. Default: what the upstream says of that.
+    pub cors: Option<CorsConfig>,
 }
 
 /// Whether an agent must act for a user.
@@ -123,6 +126,7 @@ impl RouteConfig {
             let context = problems.keep(self.context(action, types, contexts));
             let input = problems.keep(self.input(action, parameters));
             let attributes = problems.keep(self.attributes(&resource, parameters, types));
+            let cors = problems.keep(self.cors.as_ref().map(Cors::compile).transpose());
             let template = template.as_ref()?;
             let rewrite =
                 problems.keep(Rewrite::compile(self.strip_prefix.as_ref(), self.add_prefix.as_ref(), template));
@@ -142,6 +146,7 @@ impl RouteConfig {
                 upstream: self.upstream.as_ref().map(|upstream| upstream.value.as_str().into()),
                 body_bytes_max: body_bytes_max?,
                 rewrite: rewrite?,
+                cors: cors?,
                 context: context?,
             })
         })();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Visit;
 use crate::{
     base::clock::Timestamp,
     entities::{MappingError, Names, Subject},
@@ -11,16 +12,53 @@ use crate::{
     token::Presented,
 };
 
+impl Visit {
+    /// Who asks: remembered from an earlier request with the same token, or verified now.
+    pub(super) async fn authenticate(
+        &mut self,
+        snapshot: &Snapshot,
+        presented: &Presented<'_>,
+        now: Timestamp,
+    ) -> Result<Arc<Subject>, Refusal> {
+        let (fingerprint, version) = (presented.fingerprint, snapshot.version);
+        let known = snapshot.subjects.get(fingerprint, version).await;
+        if let Some(subject) = known {
+            if snapshot.issuers.still_holds(subject.token(), now) {
+                self.record.token_cached = true;
+                self.note_names(subject.names());
+                return Ok(subject);
+            }
+            snapshot.subjects.remove(fingerprint, version).await;
+        }
+        let learnt = {
+            let metrics = &self.gate.metrics;
+            snapshot.subjects.get_or_learn(fingerprint, version, learn(snapshot, presented, now, metrics)).await
+        };
+        match learnt {
+            Ok(subject) => {
+                self.note_names(subject.names());
+                Ok(subject)
+            }
+            Err(Unknown { names, refusal }) => {
+                if let Some(names) = names {
+                    self.note_names(&names);
+                }
+                Err(refusal)
+            }
+        }
+    }
+}
+
 /// Why nothing is to be known of a token; with the names in it, if it is believed at least.
 #[derive(Clone)]
-pub(super) struct Unknown {
-    pub(super) names: Option<Names>,
-    pub(super) refusal: Refusal,
+struct Unknown {
+    names: Option<Names>,
+    refusal: Refusal,
 }
 
 /// Finds out who presents a token. What the version before had verified, by rules and keys that are still the same, is not
 /// verified again.
-pub(super) async fn learn(
+async fn learn(
     snapshot: &Snapshot,
     presented: &Presented<'_>,
     now: Timestamp,

@@ -4,6 +4,7 @@
 //! what a policy's author wrote for it.
 
 mod challenge;
+mod every;
 mod faults;
 mod refused;
 mod stage;
@@ -23,7 +24,7 @@ use crate::{
     entities::MappingError,
     limit::LimitError,
     policy::{Denied, DenyReason, PolicyNote},
-    request::RequestError,
+    request::{RequestError, cors::PreflightError},
     token::{TokenError, nonce::Nonce},
 };
 
@@ -32,6 +33,8 @@ use crate::{
 pub enum Refusal {
     /// The request has no one reading.
     Request(RequestError),
+    /// A web page may not have such a request made.
+    Preflight(PreflightError),
     /// The token is not believed.
     Token(TokenError),
     /// No route describes the request.
@@ -75,6 +78,7 @@ impl Refusal {
     fn row(&self) -> Row {
         match self {
             Self::Request(error) => request_row(*error),
+            Self::Preflight(_) => row(StatusCode::FORBIDDEN, "preflight_refused"),
             Self::Token(error) => token_row(*error),
             Self::RouteMissing => row(StatusCode::NOT_FOUND, "route_missing"),
             Self::Mapping(error) => mapping_row(error),
@@ -112,91 +116,6 @@ impl Refusal {
             _ => (StatusCode::FORBIDDEN, None),
         };
         Row { status, code: "access_denied", challenge }
-    }
-
-    /// One of each kind, for documentation and tests.
-    pub fn every() -> Vec<Self> {
-        use {ClientError as C, MappingError as M, RequestError as R, TokenError as T, UpstreamError as U};
-        let requests = [
-            R::AmbiguousPath,
-            R::ForwardedInvalid,
-            R::HeaderRepeated,
-            R::FramingConflict,
-            R::UpgradeUnclear,
-            R::HostMissing,
-            R::TargetTooLong,
-            R::ProxyUntrusted,
-            R::ProxyHeaderInvalid,
-            R::HeadTimedOut,
-            R::HeadTooLarge,
-        ];
-        let tokens = [
-            T::Missing,
-            T::Several,
-            T::Malformed,
-            T::HeaderRefused,
-            T::AlgorithmRefused,
-            T::IssuerUnknown,
-            T::KeyUnknown,
-            T::KeysUnavailable,
-            T::SignatureInvalid,
-            T::TypeWrong,
-            T::Expired,
-            T::Early,
-            T::BindingUnchecked,
-            T::BindingMissing,
-            T::CertificateMismatch,
-            T::ProofMissing,
-            T::ProofInvalid,
-            T::ProofNonceMissing(Nonce::NONE),
-            T::ProofReplayed,
-            T::ProofsUnchecked,
-            T::LifetimeExceeded,
-            T::DelegationStale,
-            T::DelegationConflict,
-            T::UseWrong,
-            T::AudienceWrong,
-            T::Inactive,
-            T::IntrospectionUnavailable,
-            T::Revoked,
-            T::ClientRefused,
-        ];
-        let named = String::new;
-        let mappings = [
-            M::ScopeMissing(named()),
-            M::DelegationMissing,
-            M::DelegationForbidden,
-            M::DelegationUnclear,
-            M::ClientUnlisted,
-            M::AppRefused,
-            M::EntitiesTooMany,
-            M::ConsentMissing(None),
-            M::SourceUnavailable(named()),
-            M::SourceTimedOut(named()),
-            M::ClaimMissing(named()),
-        ];
-        let denials = [DenyReason::Policy, DenyReason::Failure].map(|reason| Denied {
-            reason,
-            side: None,
-            determining: Vec::new(),
-            nearest_miss: None,
-        });
-        let mut every =
-            vec![Self::RouteMissing, Self::HostUnknown, Self::Overloaded, Self::PeerOverloaded, Self::Internal];
-        every.extend(requests.map(Self::from));
-        every.extend(tokens.map(Self::from));
-        every.extend(mappings.map(Self::from));
-        every.extend(denials.map(Self::from));
-        every.extend([U::Unreachable, U::Unavailable, U::Busy, U::TimedOut, U::Invalid].map(Self::from));
-        let (limit, after) = (|| "limit".into(), Duration::from_secs(1));
-        let limits = [
-            LimitError::PeerLimited(limit(), after),
-            LimitError::ClientLimited(limit(), after),
-            LimitError::Unavailable(limit()),
-        ];
-        every.extend(limits.map(Self::Limited));
-        every.extend([C::BodyTimedOut, C::BodyTooLarge, C::RequestInvalid, C::TunnelIdle, C::Gone].map(Self::from));
-        every
     }
 
     /// The HTTP status.
@@ -372,4 +291,4 @@ macro_rules! from {
         })*
     };
 }
-from!(RequestError => Request, TokenError => Token, LimitError => Limited, MappingError => Mapping, Denied => Denied, UpstreamError => Upstream, ClientError => Client);
+from!(RequestError => Request, PreflightError => Preflight, TokenError => Token, LimitError => Limited, MappingError => Mapping, Denied => Denied, UpstreamError => Upstream, ClientError => Client);

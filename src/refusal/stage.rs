@@ -51,9 +51,11 @@ impl Refusal {
     /// Where it is refused.
     pub const fn stage(&self) -> Stage {
         match self {
-            Self::Request(_) | Self::Overloaded | Self::PeerOverloaded | Self::Limited(LimitError::PeerLimited(..)) => {
-                Stage::Request
-            }
+            Self::Request(_)
+            | Self::Preflight(_)
+            | Self::Overloaded
+            | Self::PeerOverloaded
+            | Self::Limited(LimitError::PeerLimited(..)) => Stage::Request,
             Self::Token(_) | Self::Limited(LimitError::ClientLimited(..) | LimitError::Unavailable(_)) => Stage::Token,
             Self::RouteMissing | Self::HostUnknown => Stage::Route,
             Self::Mapping(_) => Stage::Mapping,
@@ -67,6 +69,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request(error) => error.fmt(f),
+            Self::Preflight(error) => error.fmt(f),
             Self::Token(error) => error.fmt(f),
             Self::RouteMissing => f.write_str("no route describes the request"),
             Self::HostUnknown => f.write_str("no route, or no store of policies, is for this host"),

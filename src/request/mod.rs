@@ -5,6 +5,7 @@
 
 pub mod certificate;
 pub mod chunks;
+pub mod cors;
 pub mod forwarded;
 pub mod framing;
 pub mod headers;

@@ -644,3 +644,26 @@ fn a_prefix_is_a_literal_beginning_of_the_path() {
         with(route, &and(line), &[shown, "config.yaml:12:", "fix:"]);
     }
 }
+
+#[test]
+fn what_pages_may_is_written_as_browsers_write_it() {
+    let route = "action: readOnly";
+    let and = |section: &str| format!("{route}\n    cors: {section}");
+    let all = "{ origins: ['https://app.example', 'http://[::1]:3000'], headers: [authorization, content-type], expose: [etag], credentials: true, max_age_s: 0 }";
+    assert_eq!(problems_of(&MINIMAL.replace(route, &and(all))), "");
+    for (section, shown) in [
+        ("{ origins: ['null'] }", "`null` is not an origin"),
+        ("{ origins: ['https://app.example/'] }", "write it as browsers do: `https://app.example`"),
+        ("{ origins: ['https://app.example:443'] }", "write it as browsers do: `https://app.example`"),
+        ("{ origins: ['https://*.example'] }", "`https://*.example` is not an origin"),
+        ("{ origins: ['*', 'https://app.example'] }", "`*` is not an origin"),
+        ("{ origins: ['*'], credentials: true }", "every page there is could act as whoever looks at it"),
+        ("{ origins: [] }", "no origins"),
+        ("{ origins: ['*'], headers: ['*'] }", "`*` is not a header field's name"),
+        ("{ origins: ['*'], max_age_s: 86401 }", "`max_age_s` is out of range"),
+        ("{ origin: ['*'] }", "unknown field `origin`"),
+        ("{}", "missing field `origins`"),
+    ] {
+        with(route, &and(section), &[shown, "config.yaml:12:"]);
+    }
+}

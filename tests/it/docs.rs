@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use portcullis::{
-    audit::{Record, ShadowOutcome, ShadowRecord},
+    audit::{PreflightRecord, Record, ShadowOutcome, ShadowRecord},
     base::{files::Files, origin::Origin},
     config,
 };
@@ -110,6 +110,7 @@ fn every_setting_is_described() {
         "src/forward/upstream.rs",
         "src/forward/watch.rs",
         "src/limit/config.rs",
+        "src/request/cors.rs",
         "src/request/forwarded.rs",
         "src/config/records.rs",
         "src/policy/shadow.rs",
@@ -143,6 +144,7 @@ fn every_field_of_a_record_is_described() {
     let full = Record {
         peer: Some(String::new()),
         via: Some(String::new()),
+        preflight: Some(PreflightRecord::default()),
         route: Some("".into()),
         issuer: Some("".into()),
         agent: Some("".into()),

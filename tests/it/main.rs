@@ -11,6 +11,7 @@ mod checks;
 mod cli;
 mod config;
 mod corpora;
+mod cors;
 mod deny_list;
 mod deploy;
 mod desync;

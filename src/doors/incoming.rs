@@ -1,0 +1,34 @@
+//! A request as pingora has it, in the house's words.
+
+use http::header;
+use pingora_core::Result;
+use pingora_http::RequestHeader;
+
+use super::caller::Caller;
+use crate::request::Head;
+
+/// Has a request say in HTTP/1's words what it says otherwise in HTTP/2: its host (RFC 9113 section 8.3.1; the library has
+/// seen to it that there are not two), and its cookies, which may come in crumbs (section 8.2.3).
+pub(super) fn as_in_http1(request: &mut RequestHeader) -> Result<()> {
+    if let Some(authority) = request.uri.authority().map(|it| it.as_str().to_owned()) {
+        request.insert_header(header::HOST, authority)?;
+    }
+    let crumbs: Vec<_> = request.headers.get_all(header::COOKIE).iter().map(|crumb| crumb.as_bytes()).collect();
+    if crumbs.len() > 1 {
+        let cookies = crumbs.join(&b"; "[..]);
+        request.insert_header(header::COOKIE, cookies)?;
+    }
+    Ok(())
+}
+
+/// A request's head.
+pub(super) fn head<'a>(request: &'a RequestHeader, wire: Option<&'a [u8]>, caller: &'a Caller) -> Head<'a> {
+    Head {
+        method: &request.method,
+        target: request.raw_path(),
+        headers: &request.headers,
+        wire,
+        peer: caller.peer,
+        certificate: caller.certificate.as_ref(),
+    }
+}
