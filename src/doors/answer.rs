@@ -2,11 +2,15 @@
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use pingora_core::Result;
+use pingora_core::{Result, protocols::http::ServerSession};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::{pipeline::Visit, refusal::Refusal, request::cors::CorsFields};
+use crate::{
+    pipeline::Visit,
+    refusal::{GRPC, Refusal, is_grpc},
+    request::cors::CorsFields,
+};
 
 /// The answer that was begun, if any: 100 Continue and its like are none. After 101 there is no other.
 pub(super) fn final_response(session: &Session) -> Option<&ResponseHeader> {
@@ -40,6 +44,15 @@ pub(super) async fn answer(session: &mut Session, refusal: &Refusal, visit: &Vis
     if matches!(refusal, Refusal::Request(_)) {
         // Where the head has two readings, nobody can say where the next request begins.
         session.set_keepalive(None);
+    }
+    let is_grpc = is_grpc(&session.req_header().headers);
+    if let (true, ServerSession::H2(stream)) = (is_grpc, session.as_downstream_mut()) {
+        // Its clients read the status in the only head, and take a body behind it for a fault of the connection.
+        response.remove_header(&header::CONTENT_LENGTH);
+        response.insert_header(header::CONTENT_TYPE, GRPC)?;
+        response.insert_header("grpc-status", u32::from(refusal.grpc_status()))?;
+        response.insert_header("grpc-message", refusal.grpc_message(visit.decision_id()))?;
+        return stream.write_response_header(Box::new(response), true);
     }
     let bodiless = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(response), bodiless).await?;

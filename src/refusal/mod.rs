@@ -6,6 +6,7 @@
 mod challenge;
 mod every;
 mod faults;
+mod grpc;
 mod refused;
 mod stage;
 
@@ -16,6 +17,7 @@ use http::StatusCode;
 pub use self::{
     challenge::{Challenge, Offered},
     faults::{ClientError, UpstreamError},
+    grpc::{GRPC, is_grpc},
     refused::Refused,
     stage::Stage,
 };

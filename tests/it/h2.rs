@@ -649,3 +649,34 @@ async fn by_tls_a_client_speaks_what_it_has_chosen_and_soon() {
     }
     assert!(house.record().await.is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_clients_are_refused_in_their_words() {
+    let settings = "rates: [{ name: agents, by: [agent], requests: 3, per_s: 86400 }]\n";
+    let unreachable = "127.0.0.1:1".parse().unwrap();
+    let mut house = gate_for(unreachable, settings).await;
+    let mut client = Client::to(house.app.address()).await;
+    let grpc = || ("content-type".to_owned(), "application/grpc+proto".to_owned());
+    for (target, fields, status, code, told) in [
+        ("/users/user-1/data", vec![grpc()], 401, "16", "token_missing"),
+        ("/users/user-2/data", vec![grpc(), bearer()], 403, "7", "access_denied"),
+        ("/nowhere", vec![grpc(), bearer()], 404, "12", "route_missing"),
+        ("/users/user-1/data", vec![grpc(), bearer()], 502, "14", "upstream_unreachable"),
+        ("/users/user-1/data", vec![grpc(), bearer()], 429, "8", "client_limited"),
+    ] {
+        let answer = client.ask(request("POST", target, &fields).unwrap()).await.unwrap().unwrap();
+        let record = record(&mut house).await;
+        assert_eq!((answer.status, record.code), (status, told));
+        assert_eq!(
+            (answer.header("grpc-status"), answer.header("content-type")),
+            (Some(code), Some("application/grpc"))
+        );
+        assert_eq!(answer.header("grpc-message"), Some(&*format!("{told}, decision {}", record.decision_id)));
+        assert_eq!((answer.header("content-length"), &*answer.body), (None, ""));
+    }
+    // Whoever does not speak gRPC gets the problem document.
+    let plain = client.ask(request("POST", "/users/user-1/data", &[]).unwrap()).await.unwrap().unwrap();
+    assert_eq!((plain.header("grpc-status"), &plain.json()["status"]), (None, &401.into()));
+    let old = wire::send(house.app.address(), &wire::request("POST", "/users/user-1/data", &[grpc()])).await;
+    assert_eq!(Answer::parse(&old).header("grpc-status"), None);
+}

@@ -162,12 +162,16 @@ def main(binary):
             check("a deadline is kept", late, grpc.StatusCode.DEADLINE_EXCEEDED)
             check("and the service learns of it", service.cancelled.wait(PATIENCE), True)
 
-            refused = code_of(lambda: caller.call("unary", b"", service="demo.Others"))[0]
-            check("what policies deny is denied", refused, grpc.StatusCode.PERMISSION_DENIED)
-            nobody = code_of(lambda: Caller(gate.port, None).call("unary", b""))[0]
-            check("without a token nobody is known", nobody, grpc.StatusCode.UNAUTHENTICATED)
-            elsewhere = code_of(lambda: caller.call("unary", b"", service="demo.Nowhere"))[0]
-            check("what no route describes is not there", elsewhere, grpc.StatusCode.UNIMPLEMENTED)
+            def refused(call):
+                code, said = code_of(call)
+                return code, said.partition(", decision ")[0]
+
+            denied = refused(lambda: caller.call("unary", b"", service="demo.Others"))
+            check("what policies deny is denied", denied, (grpc.StatusCode.PERMISSION_DENIED, "access_denied"))
+            nobody = refused(lambda: Caller(gate.port, None).call("unary", b""))
+            check("without a token nobody is known", nobody, (grpc.StatusCode.UNAUTHENTICATED, "token_missing"))
+            elsewhere = refused(lambda: caller.call("unary", b"", service="demo.Nowhere"))
+            check("what no route describes is not there", elsewhere, (grpc.StatusCode.UNIMPLEMENTED, "route_missing"))
 
             with concurrent.futures.ThreadPoolExecutor(32) as pool:
                 calls = [pool.submit(caller.call, "unary", str(number).encode() * 100) for number in range(500)]
