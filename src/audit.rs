@@ -1,20 +1,16 @@
 //! One record per visit: who asked what, what was answered and why. A record never holds a token, and of its claims
 //! only the identifiers named here.
 
-use std::{
-    io::Write,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    },
-    thread::JoinHandle,
-};
+pub mod chain;
+pub mod file;
+pub mod lines;
 
-use prometheus::IntCounter;
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+pub use self::lines::Lines;
 use crate::base::{
     origin::Origin,
     pseudonym::{Kind, Pseudonyms},
@@ -233,121 +229,24 @@ impl Record {
 pub trait Sink: Send + Sync + 'static {
     /// Takes one record; must not block.
     fn write(&self, record: &Record);
+
+    /// Whether it can take `several` more records, as far as can be said now.
+    fn has_room(&self, several: usize) -> bool;
 }
 
-/// How many records may wait for the writer.
-const QUEUE_RECORDS_MAX: usize = 16 * 1024;
-
-/// How many bytes of them.
-const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Records as JSON lines, written by a thread of their own, so that a slow reader never holds up a request. When the
-/// queue is full, or the records cannot be written, they are dropped and counted.
-pub struct Lines {
-    queue: Mutex<Option<SyncSender<Vec<u8>>>>,
-    /// Bytes that wait.
-    waiting: Arc<AtomicUsize>,
-    writer: Mutex<Option<JoinHandle<()>>>,
-    dropped: IntCounter,
-}
-
-impl std::fmt::Debug for Lines {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Lines")
-    }
-}
-
-impl Lines {
-    /// Writes to `out`; `dropped` counts the records that are not written.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub fn new(out: impl Write + Send + 'static, dropped: IntCounter) -> std::io::Result<Self> {
-        let (sender, receiver) = sync_channel(QUEUE_RECORDS_MAX);
-        let (lost, waiting) = (dropped.clone(), Arc::new(AtomicUsize::new(0)));
-        let waits = waiting.clone();
-        let thread = std::thread::Builder::new().name("records".into());
-        let writer = thread.spawn(move || drain(&receiver, out, &lost, &waits))?;
-        Ok(Self { queue: Mutex::new(Some(sender)), waiting, writer: Mutex::new(Some(writer)), dropped })
-    }
-
-    /// Writes out what waits. Records that come later are dropped.
-    pub fn close(&self) {
-        drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
-        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = writer.join();
-        }
-    }
-}
-
-impl Sink for Lines {
+impl Sink for Vec<Arc<Lines>> {
     fn write(&self, record: &Record) {
-        let line = serde_json::to_vec(record).ok().map(|mut line| {
-            line.push(b'\n');
-            line
-        });
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if line.zip(queue.as_ref()).is_none_or(|(line, queue)| self.queue(line, queue).is_err()) {
-            self.dropped.inc();
-        }
+        self.iter().for_each(|lines| Sink::write(&**lines, record));
     }
-}
 
-impl Lines {
-    fn queue(&self, line: Vec<u8>, queue: &SyncSender<Vec<u8>>) -> Result<(), TrySendError<Vec<u8>>> {
-        let bytes = line.len();
-        let before = self.waiting.fetch_add(bytes, Ordering::Relaxed);
-        let sent = if before.saturating_add(bytes) > QUEUE_BYTES_MAX {
-            Err(TrySendError::Full(line))
-        } else {
-            queue.try_send(line)
-        };
-        if sent.is_err() {
-            self.waiting.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        sent
-    }
-}
-
-/// Writes lines until no sender is left, flushing whenever none waits.
-fn drain(receiver: &Receiver<Vec<u8>>, mut out: impl Write, lost: &IntCounter, waiting: &AtomicUsize) {
-    let mut broken = false;
-    while let Ok(first) = receiver.recv() {
-        for line in std::iter::once(first).chain(receiver.try_iter()) {
-            // After a failure half a line may stand there: the next one begins on its own.
-            let begun = if broken { out.write_all(b"\n") } else { Ok(()) };
-            let written = begun.and_then(|()| out.write_all(&line));
-            waiting.fetch_sub(line.len(), Ordering::Relaxed);
-            if let Err(error) = &written {
-                lost.inc();
-                if !broken {
-                    tracing::error!(%error, "decision records cannot be written");
-                }
-            }
-            broken = written.is_err();
-        }
-        if let Err(error) = out.flush() {
-            tracing::error!(%error, "decision records cannot be written");
-        }
+    fn has_room(&self, several: usize) -> bool {
+        self.iter().all(|lines| lines.has_room(several))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn the_upstreams_path_is_hidden_as_the_clients_is() {
@@ -365,56 +264,5 @@ mod tests {
         let jane = pseudonyms.of(Kind::Segment, "jane");
         assert_eq!(record.path, format!("/api/users/{jane}"));
         assert_eq!(record.upstream_path, Some(format!("/v1/{jane}")));
-    }
-
-    #[test]
-    fn a_record_is_one_line_whatever_is_in_it() {
-        let out = Shared::default();
-        let dropped = IntCounter::new("dropped", "dropped").unwrap();
-        let lines = Lines::new(out.clone(), dropped.clone()).unwrap();
-        let hostile = "\u{1b}[2J\n{\"decision\":\"allow\"}".to_owned();
-        for _ in 0..3 {
-            lines.write(&Record { agent: Some(hostile.as_str().into()), ..Record::default() });
-        }
-        lines.close();
-        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text.lines().count(), 3);
-        for line in text.lines() {
-            let record: serde_json::Value = serde_json::from_str(line).unwrap();
-            assert_eq!(record["agent"], hostile.as_str());
-            assert!(!line.contains('\u{1b}'));
-        }
-        lines.write(&Record::default());
-        assert_eq!(dropped.get(), 1, "nobody writes any more");
-    }
-
-    /// Takes 10 bytes, then is full, then takes everything.
-    struct Full(Shared, usize);
-
-    impl Write for Full {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.1 += 1;
-            match self.1 {
-                1 => self.0.write(&bytes[..10]),
-                2..=4 => Err(std::io::ErrorKind::StorageFull.into()),
-                _ => self.0.write(bytes),
-            }
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_counted_and_spoils_no_other_line() {
-        let (out, dropped) = (Shared::default(), IntCounter::new("dropped", "dropped").unwrap());
-        let lines = Lines::new(Full(out.clone(), 0), dropped.clone()).unwrap();
-        for _ in 0..5 {
-            lines.write(&Record::default());
-        }
-        lines.close();
-        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
-        let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
-        assert_eq!((whole, dropped.get()), (2, 3), "{text}");
     }
 }

@@ -28,7 +28,8 @@ pub struct Metrics {
     decisions: HistogramVec,
     connections: IntGauge,
     connections_refused: IntCounterVec,
-    records_dropped: IntCounter,
+    records_written: IntCounterVec,
+    records_dropped: IntCounterVec,
     keys_age: GaugeVec,
     key_fetches: IntCounterVec,
     introspections: IntCounterVec,
@@ -69,8 +70,17 @@ impl Metrics {
             Opts::new("portcullis_connections_refused_total", "Connections of which nothing was read, by code."),
             &["code"],
         )?;
-        let records_dropped =
-            IntCounter::new("portcullis_records_dropped_total", "Decision records that could not be written.")?;
+        let records_written = IntCounterVec::new(
+            Opts::new(
+                "portcullis_records_written_total",
+                "Decision records that were written, as durably as configured.",
+            ),
+            &["sink"],
+        )?;
+        let records_dropped = IntCounterVec::new(
+            Opts::new("portcullis_records_dropped_total", "Decision records that could not be written."),
+            &["sink"],
+        )?;
         let keys_age = GaugeVec::new(
             Opts::new(
                 "portcullis_keys_age_seconds",
@@ -145,6 +155,10 @@ impl Metrics {
             ),
             &["upstream"],
         )?;
+        for sink in ["stdout", "file"] {
+            records_written.with_label_values(&[sink]).inc_by(0);
+            records_dropped.with_label_values(&[sink]).inc_by(0);
+        }
         for outcome in ShadowOutcome::ALL {
             shadow.with_label_values(&[outcome.name()]).inc_by(0);
         }
@@ -157,6 +171,7 @@ impl Metrics {
         registry.register(Box::new(decisions.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(connections_refused.clone()))?;
+        registry.register(Box::new(records_written.clone()))?;
         registry.register(Box::new(records_dropped.clone()))?;
         registry.register(Box::new(keys_age.clone()))?;
         registry.register(Box::new(key_fetches.clone()))?;
@@ -184,6 +199,7 @@ impl Metrics {
             decisions,
             connections,
             connections_refused,
+            records_written,
             records_dropped,
             keys_age,
             key_fetches,
@@ -291,9 +307,9 @@ impl Metrics {
         self.denied_failing.set(failing.into());
     }
 
-    /// Decision records that could not be written.
-    pub const fn records_dropped(&self) -> &IntCounter {
-        &self.records_dropped
+    /// Decision records that were written to this sink, and that could not be.
+    pub fn records(&self, sink: &str) -> (IntCounter, IntCounter) {
+        (self.records_written.with_label_values(&[sink]), self.records_dropped.with_label_values(&[sink]))
     }
 
     /// Open downstream connections.

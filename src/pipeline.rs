@@ -1,6 +1,7 @@
 //! The corridor: the one walk from a request to an upstream, through every room in order. The order is code; each
 //! step takes what only the step before can make, so none can be left out.
 
+mod ended;
 mod learn;
 mod preflight;
 mod told;
@@ -14,13 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde_json::value::RawValue;
 use ulid::Ulid;
 
 use crate::{
     audit::{Outcome, PREFLIGHT, Record, Sink},
     base::clock::Clock,
-    entities::{DecisionRequest, MappingError, Names, RoutePlan, Side, Subject, recorded::QUESTION_BYTES_MAX},
+    entities::{DecisionRequest, MappingError, Names, RoutePlan, Side, Subject},
     forward::{Obligations, identity::Told},
     limit::Asker,
     metrics::Metrics,
@@ -196,8 +196,13 @@ impl Visit {
 
     async fn walk(&mut self, head: &Head<'_>) -> Result<Admission, Refusal> {
         let snapshot = self.snapshot.clone();
-        if self.gate.under_way.load(Ordering::Relaxed) > snapshot.limits.requests_max {
+        let under_way = self.gate.under_way.load(Ordering::Relaxed);
+        if under_way > snapshot.limits.requests_max {
             return Err(Refusal::Overloaded);
+        }
+        // Each request under way has one record to come.
+        if snapshot.records.required && !self.gate.sink.has_room(under_way) {
+            return Err(Refusal::Unrecorded);
         }
         let from = head.peer.map(|peer| peer.ip());
         let client = from.map(|peer| snapshot.proxies.client(peer, head.headers)).transpose()?;
@@ -363,31 +368,6 @@ impl Visit {
 
     fn note_policies(&mut self, determining: &[Arc<PolicyNote>]) {
         self.record.policies = determining.iter().map(|note| note.id.clone()).collect();
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        self.gate.under_way.fetch_sub(1, Ordering::Relaxed);
-        self.record.duration_us = micros(self.arrived.elapsed());
-        self.gate.metrics.count(&self.record);
-        let records = &self.snapshot.records;
-        if let (true, Some(question)) = (records.questions, &self.question) {
-            let recorded = question.recorded(&records.recording);
-            let text = recorded.and_then(|recorded| serde_json::to_string(&recorded).ok());
-            let text = text.filter(|text| text.len() <= QUESTION_BYTES_MAX);
-            self.record.question = text.and_then(|text| RawValue::from_string(text).ok());
-        }
-        if let Some(pseudonyms) = &records.recording.pseudonyms {
-            self.record.hide(pseudonyms);
-        }
-        let candidate = self.snapshot.candidate.as_ref().filter(|candidate| candidate.store == self.record.store);
-        match (candidate, self.question.take()) {
-            (Some(candidate), Some(question)) => {
-                self.gate.shadow.ask(candidate.clone(), question, std::mem::take(&mut self.record));
-            }
-            _ => self.gate.sink.write(&self.record),
-        }
     }
 }
 

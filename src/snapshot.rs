@@ -22,6 +22,8 @@ use crate::{
 pub struct Records {
     /// Whether they hold the questions put to the policies.
     pub questions: bool,
+    /// Whether requests are refused while their records cannot be taken.
+    pub required: bool,
     /// How whoever is named in them is named.
     pub recording: Recording,
 }

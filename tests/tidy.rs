@@ -33,7 +33,7 @@ const WALLS: [(&str, &[&str]); 17] = [
             "snapshot", "token",
         ],
     ),
-    ("config", &["base", "entities", "forward", "limit", "policy", "request", "snapshot", "token"]),
+    ("config", &["audit", "base", "entities", "forward", "limit", "policy", "request", "snapshot", "token"]),
     ("reload", &["base", "config"]),
     ("doors", &["base", "forward", "pipeline", "refusal", "request"]),
 ];

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 mod explain;
 mod explained;
 mod replay;
@@ -21,13 +22,14 @@ use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberE
 
 use crate::{
     app::{App, DRAIN_PATIENCE, StartError},
-    audit::Lines,
+    audit::{Lines, file::RecordFile, lines::Stream},
     authoring::lint::{self, Lint, Oddity},
     base::{
         clock::SystemClock,
         problem::{Problems, Source},
     },
-    config, demo,
+    config::{self, records::RecordSinks},
+    demo,
     doors::trust,
     metrics::Metrics,
     server::{probe, tls},
@@ -59,6 +61,9 @@ enum Command {
     Explain(explain::Options),
     /// Tell what would change of recorded decisions under other policies.
     Replay(replay::Options),
+    /// Verify recorded decisions.
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Print the JSON Schema of `config.yaml`, for editors.
     Schema,
     /// Ask a running gate whether it is ready; for container health checks.
@@ -95,6 +100,7 @@ impl Cli {
             Command::Check(options) => check(&options),
             Command::Serve(file) => with_logs(|| on_runtime(serve(file.config))),
             Command::Test(options) => on_runtime(test::run(options)),
+            Command::Audit(command) => audit::run(&command),
             Command::Replay(options) => replay::run(&options),
             Command::Explain(options) => on_runtime(explain::run(options)),
             Command::Schema => schema(),
@@ -216,7 +222,11 @@ async fn serve(path: PathBuf) -> ExitCode {
         Ok(metrics) => Arc::new(metrics),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
-    let lines = match Lines::new(std::io::stdout(), metrics.records_dropped().clone()) {
+    let sinks = match loaded.records() {
+        Ok(sinks) => sinks,
+        Err(problems) => return bad_config(&path, &problems),
+    };
+    let lines = match records(sinks, &metrics) {
         Ok(lines) => Arc::new(lines),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
@@ -241,8 +251,25 @@ async fn serve(path: PathBuf) -> ExitCode {
     }
     tracing::info!("draining");
     app.stop(DRAIN_PATIENCE).await;
-    lines.close();
+    lines.iter().for_each(|lines| lines.close());
     ExitCode::SUCCESS
+}
+
+/// What records are written to.
+fn records(sinks: RecordSinks, metrics: &Metrics) -> std::io::Result<Vec<Arc<Lines>>> {
+    let mut all = Vec::new();
+    if sinks.stdout {
+        let (written, dropped) = metrics.records("stdout");
+        all.push(Arc::new(Lines::new(Stream::to(std::io::stdout()), written, dropped)?));
+    }
+    if let Some(settings) = sinks.file {
+        let path = settings.path.display().to_string();
+        let file = RecordFile::open(settings);
+        let file = file.map_err(|error| std::io::Error::new(error.kind(), format!("records to `{path}`: {error}")))?;
+        let (written, dropped) = metrics.records("file");
+        all.push(Arc::new(Lines::new(file, written, dropped)?));
+    }
+    Ok(all)
 }
 
 /// The longest a health check takes.

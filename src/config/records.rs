@@ -1,12 +1,18 @@
 //! The section `records`: what decision records hold.
 
+use std::{path::PathBuf, time::Duration};
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
+    audit::{
+        chain::Signer,
+        file::{ChainSettings, FileSettings},
+    },
     base::{
         files::Files,
-        problem::{Problem, Problems},
+        problem::{Problem, Problems, bounded},
         pseudonym::{KEY_BYTES_MIN, Pseudonyms},
         secret::SecretSource,
         spanned::Spanned,
@@ -24,6 +30,56 @@ pub struct RecordsConfig {
     pub questions: bool,
     /// Pseudonyms in place of whoever is named. Default none.
     pub pseudonyms: Option<PseudonymsConfig>,
+    /// Whether records are written to stdout. Default true.
+    pub stdout: Option<Spanned<bool>>,
+    /// The file that records are written to. Default none.
+    pub file: Option<RecordFileConfig>,
+    /// What becomes of requests while records cannot be taken. Default accept_unrecorded.
+    pub when_full: WhenFull,
+}
+
+/// What becomes of requests while records cannot be taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// They are decided as ever; records are dropped and counted.
+    #[default]
+    AcceptUnrecorded,
+    /// They are refused.
+    Refuse,
+}
+
+/// The section `records.file`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecordFileConfig {
+    /// Where. Older files stand beside it, with `.1`, `.2` and so on behind the name, the youngest first.
+    pub path: Spanned<PathBuf>,
+    /// Bytes after which another file is begun. Default 104857600.
+    pub bytes_max: Option<Spanned<u64>>,
+    /// Seconds after which another file is begun. Default: none is for its age.
+    pub age_max_s: Option<Spanned<u64>>,
+    /// Older files that are kept. Default 10.
+    pub keep: Option<Spanned<usize>>,
+    /// Whether records are on the disk before they count as written. Default false.
+    #[serde(default)]
+    pub sync: bool,
+    /// Whether records are linked to a chain, which `portcullis audit` verifies. Default false.
+    #[serde(default)]
+    pub chain: bool,
+    /// The private key that signs the chain, in PEM: Ed25519 or P-256. Default: it is not signed.
+    pub signing_key: Option<Spanned<SecretSource>>,
+    /// Seconds between two signatures, while there are new records. Default 60.
+    pub sign_every_s: Option<Spanned<u64>>,
+}
+
+/// Where records are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordSinks {
+    /// Whether to stdout.
+    pub stdout: bool,
+    /// And to which file.
+    pub file: Option<FileSettings>,
 }
 
 /// The section `records.pseudonyms`.
@@ -38,9 +94,20 @@ pub struct PseudonymsConfig {
 }
 
 impl RecordsConfig {
+    pub(super) fn sinks(&self, files: &Files) -> Result<RecordSinks, Problems> {
+        let stdout = self.stdout.as_ref().is_none_or(|it| it.value);
+        if let (false, None, Some(setting)) = (stdout, &self.file, &self.stdout) {
+            let problem =
+                Problem::at(setting, "records would be written nowhere").fix("add `file`, or remove `stdout`");
+            return Err(problem.into());
+        }
+        let file = self.file.as_ref().map(|file| file.compile(files)).transpose()?;
+        Ok(RecordSinks { stdout, file })
+    }
+
     pub(super) fn compile(&self, files: &Files) -> Result<Records, Problems> {
         let Some(config) = &self.pseudonyms else {
-            return Ok(Records { questions: self.questions, recording: Recording::default() });
+            return Ok(Records { recording: Recording::default(), ..self.bare() });
         };
         let mut problems = Problems::default();
         let key = problems.keep(config.key.value.read(files));
@@ -68,6 +135,55 @@ impl RecordsConfig {
             );
         }
         let recording = pseudonyms.map(|pseudonyms| Recording { pseudonyms: Some(pseudonyms), clear });
-        problems.into_result(recording.map(|recording| Records { questions: self.questions, recording }))
+        problems.into_result(recording.map(|recording| Records { recording, ..self.bare() }))
+    }
+
+    fn bare(&self) -> Records {
+        Records {
+            questions: self.questions,
+            required: self.when_full == WhenFull::Refuse,
+            recording: Recording::default(),
+        }
+    }
+}
+
+impl RecordFileConfig {
+    fn compile(&self, files: &Files) -> Result<FileSettings, Problems> {
+        let mut problems = Problems::default();
+        let path = problems.keep(files.path(&self.path.value).map_err(|error| Problem::unreadable(&self.path, &error)));
+        let bytes_max =
+            problems.keep(bounded(self.bytes_max.as_ref(), "bytes_max", 104_857_600, 65_536..=1_099_511_627_776));
+        let age = self.age_max_s.as_ref();
+        let age = problems.keep(age.map(|_| bounded(age, "age_max_s", 1, 1..=31_536_000)).transpose());
+        let keep = problems.keep(bounded(self.keep.as_ref(), "keep", 10, 0..=10_000));
+        let every = problems.keep(bounded(self.sign_every_s.as_ref(), "sign_every_s", 60, 1..=86_400));
+        if let (false, Some(key)) = (self.chain, &self.signing_key) {
+            problems.push(Problem::at(key, "a key for a chain that is not made").fix("add `chain: true`"));
+        }
+        if let (None, Some(every)) = (&self.signing_key, &self.sign_every_s) {
+            problems.push(Problem::at(every, "how often is signed what is not").fix("add `signing_key`"));
+        }
+        let key = self.signing_key.as_ref().and_then(|source| {
+            let key = problems.keep(source.value.read(files))?;
+            if Signer::of(key.expose()).is_none() {
+                problems.push(
+                    Problem::at(source, "not a private key of Ed25519 or P-256 in PEM (PKCS#8)")
+                        .fix("make one: `openssl genpkey -algorithm ed25519`"),
+                );
+            }
+            Some(key)
+        });
+        let settings = (|| {
+            let sign_every = Duration::from_secs(every?);
+            Some(FileSettings {
+                path: path?,
+                bytes_max: bytes_max?,
+                age_max: age?.map(Duration::from_secs),
+                keep: keep?,
+                sync: self.sync,
+                chain: self.chain.then_some(ChainSettings { key, sign_every }),
+            })
+        })();
+        problems.into_result(settings)
     }
 }

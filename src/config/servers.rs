@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::{
     Config, Loaded,
+    records::RecordSinks,
     tls::{TlsConfig, TlsFiles},
 };
 use crate::base::{
@@ -60,6 +61,8 @@ pub struct Servers {
     pub admin: Address,
     /// What operators must show to see the configuration and the deny-list, and to change that.
     pub admin_token: Option<Secret>,
+    /// Where records are written.
+    pub records: RecordSinks,
     /// Open connections.
     pub connections_max: usize,
     /// Requests at once on a connection in HTTP/2.
@@ -129,6 +132,14 @@ impl ListenerConfig {
 }
 
 impl Loaded {
+    /// Where records are written.
+    ///
+    /// # Errors
+    /// Every [`Problem`] that the section has.
+    pub fn records(&self) -> Result<RecordSinks, Problems> {
+        self.config.records.sinks(&self.files)
+    }
+
     pub(super) fn servers(&self) -> Result<Servers, Problems> {
         let mut problems = Problems::default();
         let limits = &self.config.limits;
@@ -138,11 +149,13 @@ impl Loaded {
         let admin_token =
             problems.keep(self.config.admin_token.as_ref().map(|token| token.read(&self.files)).transpose());
         let listeners = problems.keep(self.listeners());
+        let records = problems.keep(self.records());
         let servers = (|| {
             Some(Servers {
                 listeners: listeners?,
                 admin: self.config.admin_address(),
                 admin_token: admin_token?,
+                records: records?,
                 connections_max: connections_max?,
                 streams_max: streams_max?,
             })

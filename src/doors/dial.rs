@@ -17,6 +17,9 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// Bytes of answers that are under way on a connection.
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
+/// How much longer than the client a server may be silent in a tunnel.
+const TUNNEL_GRACE: Duration = Duration::from_secs(1);
+
 /// How often an upstream is asked on a connection in HTTP/2 whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(30);
 
@@ -43,7 +46,9 @@ pub(super) fn peer(
     let options = &mut peer.options;
     options.total_connection_timeout = Some(upstream.connect_timeout);
     options.connection_timeout = Some(upstream.connect_timeout);
-    options.read_timeout = Some(tunnel.map_or(upstream.read_timeout, |idle| idle.max(upstream.read_timeout)));
+    // Who is silent in a tunnel is the client, before it is the server.
+    let in_tunnel = |idle: Duration| idle.saturating_add(TUNNEL_GRACE).max(upstream.read_timeout);
+    options.read_timeout = Some(tunnel.map_or(upstream.read_timeout, in_tunnel));
     options.write_timeout = Some(upstream.write_timeout);
     options.idle_timeout = Some(upstream.idle_timeout);
     // An upgrade is one of HTTP/1.1 alone (RFC 9113 section 8.6).

@@ -73,8 +73,14 @@ impl Refusal {
             determining: Vec::new(),
             nearest_miss: None,
         });
-        let mut every =
-            vec![Self::RouteMissing, Self::HostUnknown, Self::Overloaded, Self::PeerOverloaded, Self::Internal];
+        let mut every = vec![
+            Self::RouteMissing,
+            Self::HostUnknown,
+            Self::Overloaded,
+            Self::PeerOverloaded,
+            Self::Unrecorded,
+            Self::Internal,
+        ];
         every.extend(requests.map(Self::from));
         every.extend([P::Method, P::Origin, P::Headers].map(Self::from));
         every.extend(tokens.map(Self::from));

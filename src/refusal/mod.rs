@@ -57,6 +57,8 @@ pub enum Refusal {
     Overloaded,
     /// No more connections are taken from this address.
     PeerOverloaded,
+    /// What is decided could not be recorded.
+    Unrecorded,
     /// A fault of ours.
     Internal,
 }
@@ -100,6 +102,7 @@ impl Refusal {
             Self::Limited(LimitError::PeerLimited(..)) => row(StatusCode::TOO_MANY_REQUESTS, "peer_limited"),
             Self::Limited(LimitError::ClientLimited(..)) => row(StatusCode::TOO_MANY_REQUESTS, "client_limited"),
             Self::Limited(LimitError::Unavailable(_)) => row(StatusCode::SERVICE_UNAVAILABLE, "limit_unavailable"),
+            Self::Unrecorded => row(StatusCode::SERVICE_UNAVAILABLE, "records_unavailable"),
             Self::Overloaded => row(StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
             Self::PeerOverloaded => row(StatusCode::SERVICE_UNAVAILABLE, "peer_overloaded"),
             Self::Internal => row(StatusCode::INTERNAL_SERVER_ERROR, "internal"),

@@ -55,6 +55,7 @@ impl Refusal {
             | Self::Preflight(_)
             | Self::Overloaded
             | Self::PeerOverloaded
+            | Self::Unrecorded
             | Self::Limited(LimitError::PeerLimited(..)) => Stage::Request,
             Self::Token(_) | Self::Limited(LimitError::ClientLimited(..) | LimitError::Unavailable(_)) => Stage::Token,
             Self::RouteMissing | Self::HostUnknown => Stage::Route,
@@ -80,6 +81,7 @@ impl fmt::Display for Refusal {
             Self::Limited(error) => error.fmt(f),
             Self::Overloaded => f.write_str("no more connections or requests are taken"),
             Self::PeerOverloaded => f.write_str("no more connections are taken from this address"),
+            Self::Unrecorded => f.write_str("what is decided could not be recorded"),
             Self::Internal => f.write_str("a fault of the gate"),
         }
     }

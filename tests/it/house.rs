@@ -57,6 +57,10 @@ impl Sink for Channel {
     fn write(&self, record: &Record) {
         let _ = self.0.send(record.clone());
     }
+
+    fn has_room(&self, _: usize) -> bool {
+        true
+    }
 }
 
 /// The keys that tokens of tests are signed with. `other` has the same name as `agents` and is another issuer's.

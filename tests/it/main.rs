@@ -28,6 +28,7 @@ mod proof;
 mod proxied;
 mod rates;
 mod readers;
+mod records;
 mod reload;
 mod replay;
 mod scenarios;

@@ -28,9 +28,9 @@ class Service(grpc.GenericRpcHandler):
         self.serves = True
 
     def service(self, details):
-        self.metadata = dict(details.invocation_metadata)
         if details.method == "/grpc.health.v1.Health/Check":
             return grpc.unary_unary_rpc_method_handler(self.check)
+        self.metadata = dict(details.invocation_metadata)
         kind, _, does = details.method.rpartition("/")[2].partition("_")
         method = getattr(self, f"{kind}_{does}" if does else kind, None)
         if method is None:

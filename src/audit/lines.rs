@@ -1,0 +1,282 @@
+//! Records as JSON lines, written by a thread of their own, so that a slow reader never holds up a request. When the queue is full,
+//! or the records cannot be written, they are dropped and counted.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use prometheus::IntCounter;
+
+use super::{Record, Sink};
+
+/// How many records may wait for the writer.
+const QUEUE_RECORDS_MAX: usize = 16 * 1024;
+
+/// How many bytes of them.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Records that are written together at most.
+const BATCH_MAX: usize = 1024;
+
+/// How often there is something to do although no record came.
+const IDLE_EVERY: Duration = Duration::from_secs(1);
+
+/// What lines are written to.
+pub trait Out: Send + 'static {
+    /// Writes lines, each without its break. When this returns those that are not lost are as durable as they will be.
+    ///
+    /// # Errors
+    /// How many of them are lost, and why.
+    fn write(&mut self, lines: Vec<Vec<u8>>) -> Result<(), (usize, io::Error)>;
+
+    /// Does what is due now and then; for the last time, where it `ends`.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn rest(&mut self, ends: bool) -> io::Result<()>;
+}
+
+/// The queue.
+pub struct Lines {
+    sender: Mutex<Option<SyncSender<Vec<u8>>>>,
+    state: Arc<State>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the queue and its writer share.
+struct State {
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Whether the last attempt to write failed.
+    failing: AtomicBool,
+    written: IntCounter,
+    dropped: IntCounter,
+}
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lines")
+    }
+}
+
+impl Lines {
+    /// Writes to `out`; `written` and `dropped` count what comes of records.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn new(out: impl Out, written: IntCounter, dropped: IntCounter) -> io::Result<Self> {
+        let (sender, receiver) = sync_channel(QUEUE_RECORDS_MAX);
+        let (records, bytes, failing) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let state = Arc::new(State { records, bytes, failing, written, dropped });
+        let shared = state.clone();
+        let thread = std::thread::Builder::new().name("records".into());
+        let writer = thread.spawn(move || drain(&receiver, out, &shared))?;
+        Ok(Self { sender: Mutex::new(Some(sender)), state, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Writes out what waits. Records that come later are dropped.
+    pub fn close(&self) {
+        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = writer.join();
+        }
+    }
+
+    /// Records that wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.state.records.load(Ordering::Relaxed)
+    }
+}
+
+impl Sink for Lines {
+    fn write(&self, record: &Record) {
+        let queued = serde_json::to_vec(record).ok().filter(|line| self.state.enter(line)).is_some_and(|line| {
+            let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = line.len();
+            let sent = sender.as_ref().is_some_and(|sender| sender.try_send(line).is_ok());
+            if !sent {
+                self.state.leave(1, bytes);
+            }
+            sent
+        });
+        if !queued {
+            self.state.dropped.inc();
+        }
+    }
+
+    fn has_room(&self, several: usize) -> bool {
+        let state = &self.state;
+        // Records differ in size: half of what fits is kept for those to come.
+        !state.failing.load(Ordering::Relaxed)
+            && state.records.load(Ordering::Relaxed).saturating_add(several) <= QUEUE_RECORDS_MAX
+            && state.bytes.load(Ordering::Relaxed) <= QUEUE_BYTES_MAX / 2
+    }
+}
+
+impl State {
+    fn enter(&self, line: &[u8]) -> bool {
+        let before = self.bytes.fetch_add(line.len(), Ordering::Relaxed);
+        self.records.fetch_add(1, Ordering::Relaxed);
+        let fits = before.saturating_add(line.len()) <= QUEUE_BYTES_MAX;
+        if !fits {
+            self.leave(1, line.len());
+        }
+        fits
+    }
+
+    fn leave(&self, records: usize, bytes: usize) {
+        self.records.fetch_sub(records, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes what came of writing, and tells once when it begins to fail.
+    fn note<T>(&self, outcome: Result<T, &io::Error>) {
+        let failed = outcome.is_err();
+        let failing = self.failing.swap(failed, Ordering::Relaxed);
+        if let (Err(error), false) = (outcome, failing) {
+            tracing::error!(%error, "decision records cannot be written");
+        }
+    }
+}
+
+/// Writes lines until no sender is left, all that wait together.
+fn drain(receiver: &Receiver<Vec<u8>>, mut out: impl Out, state: &State) {
+    loop {
+        match receiver.recv_timeout(IDLE_EVERY) {
+            Ok(first) => {
+                let lines: Vec<_> = std::iter::once(first).chain(receiver.try_iter()).take(BATCH_MAX).collect();
+                let (records, bytes) = (lines.len(), lines.iter().map(Vec::len).sum());
+                let outcome = out.write(lines);
+                state.leave(records, bytes);
+                let lost = outcome.as_ref().err().map_or(0, |(lost, _)| *lost);
+                let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+                state.written.inc_by(count(records.saturating_sub(lost)));
+                state.dropped.inc_by(count(lost));
+                state.note(outcome.as_ref().map_err(|(_, error)| error));
+                if let (Ok(()), Err(error)) = (&outcome, out.rest(false)) {
+                    state.note(Err::<(), _>(&error));
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => state.note(out.rest(false).as_ref()),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    state.note(out.rest(true).as_ref());
+}
+
+/// Lines to a stream that nobody turns back.
+#[derive(Debug)]
+pub struct Stream<W> {
+    out: W,
+    /// Whether half a line may stand there.
+    broken: bool,
+}
+
+impl<W> Stream<W> {
+    /// To `out`.
+    pub const fn to(out: W) -> Self {
+        Self { out, broken: false }
+    }
+}
+
+impl<W: Write + Send + 'static> Out for Stream<W> {
+    fn write(&mut self, lines: Vec<Vec<u8>>) -> Result<(), (usize, io::Error)> {
+        let (mut lost, mut last) = (0_usize, None);
+        for mut line in lines {
+            line.push(b'\n');
+            let begun = if self.broken { self.out.write_all(b"\n") } else { Ok(()) };
+            let written = begun.and_then(|()| self.out.write_all(&line));
+            self.broken = written.is_err();
+            if let Err(error) = written {
+                lost = lost.saturating_add(1);
+                last = Some(error);
+            }
+        }
+        let flushed = self.out.flush();
+        match last.or(flushed.err()) {
+            Some(error) => Err((lost, error)),
+            None => Ok(()),
+        }
+    }
+
+    fn rest(&mut self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_line_whatever_is_in_it() {
+        let out = Shared::default();
+        let [written, dropped] = ["written", "dropped"].map(|name| IntCounter::new(name, name).unwrap());
+        let lines = Lines::new(Stream::to(out.clone()), written.clone(), dropped.clone()).unwrap();
+        let hostile = "\u{1b}[2J\n{\"decision\":\"allow\"}".to_owned();
+        for _ in 0..3 {
+            lines.write(&Record { agent: Some(hostile.as_str().into()), ..Record::default() });
+        }
+        lines.close();
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 3);
+        for line in text.lines() {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(record["agent"], hostile.as_str());
+            assert!(!line.contains('\u{1b}'));
+        }
+        lines.write(&Record::default());
+        assert_eq!((written.get(), dropped.get()), (3, 1), "nobody writes any more");
+    }
+
+    /// Takes 10 bytes, then is full, then takes everything.
+    struct Full(Shared, usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.1 += 1;
+            match self.1 {
+                1 => self.0.write(&bytes[..10]),
+                2..=4 => Err(std::io::ErrorKind::StorageFull.into()),
+                _ => self.0.write(bytes),
+            }
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_spoils_no_other_line() {
+        let out = Shared::default();
+        let [written, dropped] = ["written", "dropped"].map(|name| IntCounter::new(name, name).unwrap());
+        let lines = Lines::new(Stream::to(Full(out.clone(), 0)), written.clone(), dropped.clone()).unwrap();
+        for _ in 0..5 {
+            lines.write(&Record::default());
+        }
+        lines.close();
+        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
+        assert_eq!((whole, written.get(), dropped.get()), (2, 2, 3), "{text}");
+    }
+}

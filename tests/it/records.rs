@@ -1,0 +1,187 @@
+//! Records in files: what is promised of them when a gate is killed, and when they cannot be written.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    cli::{self, free_port, portcullis, text},
+    house,
+};
+
+/// A gate of its own process, which is killed with the test.
+struct Gate {
+    child: Child,
+    address: String,
+    admin: String,
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A folder with a configuration whose records are kept as `records` says, and a key that signs them.
+fn folder(records: &str) -> (TempDir, PathBuf) {
+    let config = format!(
+        "listen: 127.0.0.1:{}\nadmin: 127.0.0.1:{}\nupstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n\
+         \x20 - oidc_generic: {{ issuer: 'https://issuer.example', audiences: [api], jwks_file: keys.json }}\nroutes:\n\
+         \x20 - {{ methods: [GET], path: '/users/{{id}}/data', action: readOnly, resource: 'UserData::\"{{path.id}}\"', \
+         attributes: {{ owner: 'User::\"{{path.id}}\"' }} }}\nrecords: {{ stdout: false, {records} }}\n",
+        free_port(),
+        free_port()
+    );
+    let (folder, file) = cli::folder(&config);
+    let keys = json!({ "keys": [house::key("agents").jwk()] }).to_string();
+    fs::write(folder.path().join("keys.json"), keys).unwrap();
+    for arguments in ["genpkey -algorithm ed25519 -out signing.pem", "pkey -in signing.pem -pubout -out public.pem"] {
+        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(folder.path()).output().unwrap();
+        assert!(made.status.success(), "{}", text(&made.stderr));
+    }
+    (folder, file)
+}
+
+fn start(file: &Path) -> Gate {
+    let config = fs::read_to_string(file).unwrap();
+    let line = |number: usize| config.lines().nth(number).unwrap().split_once(' ').unwrap().1.to_owned();
+    let mut command = portcullis();
+    command.args(["serve", "--config", file.to_str().unwrap()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut gate = Gate { child: command.spawn().unwrap(), address: line(0), admin: line(1) };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while get(&gate.admin, "/readyz").is_none_or(|answer| !answer.contains(" 200 ")) {
+        assert!(Instant::now() < deadline && gate.child.try_wait().unwrap().is_none(), "never ready");
+        thread::sleep(Duration::from_millis(20));
+    }
+    gate
+}
+
+fn get(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+fn written(gate: &Gate) -> u64 {
+    let metrics = get(&gate.admin, "/metrics").unwrap_or_default();
+    let line = metrics.lines().find(|line| line.starts_with("portcullis_records_written_total{sink=\"file\"}"));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+fn verify(folder: &Path) -> (bool, String) {
+    let mut files: Vec<_> = (1..10).rev().map(|number| format!("records.jsonl.{number}")).collect();
+    files.push("records.jsonl".into());
+    files.retain(|name| folder.join(name).exists());
+    let verified = portcullis()
+        .current_dir(folder)
+        .args(["audit", "verify", "--key", "public.pem"])
+        .args(&files)
+        .output()
+        .unwrap();
+    (verified.status.success(), text(&verified.stdout) + &text(&verified.stderr))
+}
+
+#[test]
+fn no_record_that_counts_as_written_is_lost_when_the_gate_is_killed() {
+    let (folder, file) = folder(
+        "file: { path: records.jsonl, bytes_max: 65536, sync: true, chain: true, signing_key: { file: signing.pem } }",
+    );
+    let folder = folder.path();
+    let mut known = 0;
+    for round in 1..=3_u64 {
+        let mut gate = start(&file);
+        let over = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> =
+            (0..4)
+                .map(|_| {
+                    let (over, address) = (over.clone(), gate.address.clone());
+                    thread::spawn(move || {
+                        while !over.load(Ordering::Relaxed) && get(&address, "/users/user-1/data").is_some() {}
+                    })
+                })
+                .collect();
+        let mut last = 0;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while last < 150 * round {
+            assert!(Instant::now() < deadline, "{last} records in 30 s");
+            last = written(&gate).max(last);
+        }
+        gate.child.kill().unwrap();
+        gate.child.wait().unwrap();
+        over.store(true, Ordering::Relaxed);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        known += last;
+        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let files = files.filter(|path| path.to_string_lossy().contains("records.jsonl"));
+        let there: usize = files.map(|path| fs::read_to_string(path).unwrap().matches("\"decision_id\"").count()).sum();
+        assert!(u64::try_from(there).unwrap() >= known, "{there} of {known}");
+    }
+    drop(start(&file));
+    let (whole, said) = verify(folder);
+    assert!(whole && said.starts_with("whole: "), "{said}");
+    // One line is changed, and found.
+    let path = folder.join("records.jsonl.1");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("\"code\":\"token_missing\"", "\"code\":\"token_expired\"", 1)).unwrap();
+    let (whole, said) = verify(folder);
+    assert!(!whole && said.contains("records.jsonl.1:") && said.contains("was changed"), "{said}");
+    // And what is not as it was is not gone on with.
+    let text = fs::read_to_string(folder.join("records.jsonl")).unwrap();
+    fs::write(folder.join("records.jsonl"), text.replacen("\"time\":\"2", "\"time\":\"3", 1)).unwrap();
+    let refused = portcullis().args(["serve", "--config", file.to_str().unwrap()]).output().unwrap();
+    assert!(!refused.status.success() && self::text(&refused.stderr).contains("records.jsonl"), "{refused:?}");
+}
+
+#[test]
+fn no_request_passes_unrecorded_where_none_may() {
+    for (when_full, ends) in [("refuse", "records_unavailable"), ("accept_unrecorded", "token_missing")] {
+        // A disk that is always full.
+        let (_folder, file) = folder(&format!("when_full: {when_full}, file: {{ path: /dev/full }}"));
+        let gate = start(&file);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let status = if ends == "token_missing" { " 401 " } else { " 503 " };
+        let mut seen = 0;
+        // The first that fails tells the others.
+        while seen < 5 {
+            assert!(Instant::now() < deadline, "never {ends}");
+            let answer = get(&gate.address, "/users/user-1/data").unwrap();
+            seen = if answer.contains(status) { seen + 1 } else { 0 };
+            thread::sleep(Duration::from_millis(5));
+        }
+        let metrics = get(&gate.admin, "/metrics").unwrap();
+        assert!(metrics.contains(&format!("code=\"{ends}\"")), "{metrics}");
+        assert!(metrics.contains("portcullis_records_written_total{sink=\"file\"} 0"), "{metrics}");
+    }
+}
+
+#[test]
+fn records_go_on_where_they_ended_and_each_is_valid_json() {
+    let (folder, file) = folder("file: { path: records.jsonl }");
+    for _ in 0..2 {
+        let mut gate = start(&file);
+        get(&gate.address, "/users/user-1/data").unwrap();
+        let terminated = Command::new("kill").arg(gate.child.id().to_string()).status().unwrap();
+        assert!(terminated.success() && gate.child.wait().unwrap().success());
+    }
+    let text = fs::read_to_string(folder.path().join("records.jsonl")).unwrap();
+    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().all(|record| record["code"] == "token_missing" && record.get("hash").is_none()));
+}
