@@ -245,6 +245,11 @@ impl ProxyHttp for ProxyDoor {
         is_last: bool,
         passage: &mut Passage,
     ) -> Result<()> {
+        // INVARIANT: a body ends once. pingora writes a part with nothing in it as the chunk that ends the body, and the end
+        // after it a second time, into what the upstream takes for the next request.
+        if is_last && part.as_ref().is_some_and(Bytes::is_empty) {
+            *part = None;
+        }
         passage.expect_body(is_last);
         let more = part.as_ref().map_or(0, Bytes::len).try_into().unwrap_or(u64::MAX);
         passage.body_bytes = passage.body_bytes.saturating_add(more);

@@ -23,6 +23,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
     house::{self, House, ROUTES, bearer},
+    readers::strict,
     tls,
     wire::{self, Answer},
 };
@@ -325,6 +326,40 @@ async fn a_body_passes_whole_and_one_that_does_not_come_ends_its_stream() {
     let ended = record(&mut house).await;
     assert_eq!((ended.code, ended.decision), ("body_timed_out", Outcome::Allow));
     assert_eq!(client.call("user-1").await.status, 200);
+}
+
+/// A body without an announced length, which ends in a frame with nothing in it: to the upstream that is one end and not two,
+/// the second of which would stand before the next request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_ends_in_an_empty_frame_ends_once() {
+    let listener = house::loopback().await;
+    let house = gate_for(listener.local_addr().unwrap(), "").await;
+    let got = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut got = Vec::new();
+        for ends in 1..=2 {
+            while got.windows(7).filter(|seven| seven == b"\r\n0\r\n\r\n").count() < ends {
+                assert!(stream.read_buf(&mut got).await.unwrap() > 0);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await.unwrap();
+        }
+        got
+    });
+    let mut client = Client::to(house.app.address()).await;
+    for _ in 0..2 {
+        let post = request("POST", "/users/user-1/data", &[bearer()]).unwrap();
+        let (response, mut body) = client.begin(post, false).await;
+        body.send_data(Bytes::from_static(b"before"), false).unwrap();
+        body.send_data(Bytes::new(), false).unwrap();
+        body.send_data(Bytes::from_static(b"after"), false).unwrap();
+        // Sent by itself.
+        sleep(Duration::from_millis(100)).await;
+        body.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(whole(response).await.unwrap().status, 200);
+    }
+    let got = timeout(PATIENCE, got).await.unwrap().unwrap();
+    let messages = strict(&got).unwrap();
+    assert_eq!(messages.len(), 2, "{}", String::from_utf8_lossy(&got));
 }
 
 #[tokio::test(flavor = "multi_thread")]
