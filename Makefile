@@ -36,7 +36,7 @@ unit:
 audit:
 	bash .ci/audit
 
-# Issuers and a verifier that nobody here wrote, around the release binary.
+# Issuers, a verifier, clients and upstreams that nobody here wrote, around the release binary.
 interop: build
 	$(RELEASE) demo --once --config config.yaml
 	bash tests/interop/cognito/run.sh $(RELEASE)
@@ -45,6 +45,7 @@ interop: build
 	bash tests/interop/reload/run.sh $(RELEASE)
 	bash tests/interop/replay/run.sh $(RELEASE)
 	bash tests/interop/grpc/run.sh $(RELEASE)
+	bash tests/interop/transport/run.sh $(RELEASE)
 
 # A smoke minute; longer with SECONDS_EACH=….
 fuzz: needs-build

@@ -53,13 +53,14 @@ class Issuer:
 
 class Gate:
     """The gate at work in `folder`, in front of an nginx, or of `upstream` as its configuration is to name it. `config` is what
-    that says beside addresses and issuer. Policies stand in `folder` already; records go to `records.jsonl`."""
+    that says beside addresses and issuer, `locations` what nginx answers. Policies stand in `folder` already; records go to
+    `records.jsonl`."""
 
-    def __init__(self, binary, folder, config, upstream=None):
+    def __init__(self, binary, folder, config, upstream=None, locations="location / { return 200 'ok'; }"):
         self.folder = folder
         self.port, self.admin = free_port(), free_port()
         self.processes = []
-        upstream = upstream or f"{{ url: 'http://127.0.0.1:{self.nginx(folder)}' }}"
+        upstream = upstream or f"{{ url: 'http://127.0.0.1:{self.nginx(folder, locations)}' }}"
         (folder / "config.yaml").write_text(
             f"listen: 127.0.0.1:{self.port}\nadmin: 127.0.0.1:{self.admin}\n"
             f"upstream: {upstream}\nissuers:\n"
@@ -72,13 +73,13 @@ class Gate:
             self.gate = subprocess.Popen(command, stdout=out, stderr=log)
         self.processes.insert(0, self.gate)
 
-    def nginx(self, folder):
-        """The port of an nginx that answers `ok`."""
+    def nginx(self, folder, locations):
+        """The port of an nginx that answers so."""
         port = free_port()
         (folder / "nginx.conf").write_text(
             f"daemon off; pid {folder}/nginx.pid; error_log stderr error; worker_processes 1;\n"
             "events { worker_connections 256; }\n"
-            f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; location / {{ return 200 'ok'; }} }} }}\n"
+            f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; {locations} }} }}\n"
         )
         nginx = ["/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "nginx", "-p", str(folder)]
         self.processes.append(subprocess.Popen([*nginx, "-c", str(folder / "nginx.conf")]))
