@@ -16,6 +16,8 @@ impl Refusal {
             R::FramingConflict,
             R::UpgradeUnclear,
             R::HostMissing,
+            R::HostInvalid,
+            R::MethodRefused,
             R::TargetTooLong,
             R::ProxyUntrusted,
             R::ProxyHeaderInvalid,

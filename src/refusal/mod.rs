@@ -219,6 +219,8 @@ const fn request_row(error: RequestError) -> Row {
         RequestError::FramingConflict => row(StatusCode::BAD_REQUEST, "framing_conflict"),
         RequestError::UpgradeUnclear => row(StatusCode::BAD_REQUEST, "upgrade_unclear"),
         RequestError::HostMissing => row(StatusCode::BAD_REQUEST, "host_missing"),
+        RequestError::HostInvalid => row(StatusCode::BAD_REQUEST, "host_invalid"),
+        RequestError::MethodRefused => row(StatusCode::NOT_IMPLEMENTED, "method_refused"),
         RequestError::ProxyUntrusted => row(StatusCode::FORBIDDEN, "proxy_untrusted"),
         RequestError::ProxyHeaderInvalid => row(StatusCode::BAD_REQUEST, "proxy_header_invalid"),
         RequestError::TargetTooLong => row(StatusCode::URI_TOO_LONG, "target_too_long"),

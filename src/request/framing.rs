@@ -52,12 +52,17 @@ fn target_on(wire: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What follows the first of this name that begins a line of `wire`.
-pub fn field<'a>(wire: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    wire.split(|&byte| byte == b'\n').find_map(|line| {
+/// The values of the fields of this name in a raw head.
+pub fn fields<'a>(wire: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    wire.split(|&byte| byte == b'\n').filter_map(move |line| {
         let (found, value) = line.split_at_checked(name.len())?;
         value.strip_prefix(b":").filter(|_| found.eq_ignore_ascii_case(name)).map(<[u8]>::trim_ascii)
     })
+}
+
+/// The first of them.
+pub fn field<'a>(wire: &'a [u8], name: &'a [u8]) -> Option<&'a [u8]> {
+    fields(wire, name).next()
 }
 
 fn has_field(wire: &[u8], name: &[u8]) -> bool {

@@ -14,6 +14,7 @@ pub mod query;
 pub mod rewrite;
 pub mod route;
 pub mod syntax;
+pub mod unseen;
 pub mod upgrade;
 
 use std::{
@@ -121,6 +122,12 @@ pub enum RequestError {
     /// Some servers would see an upgrade, and some would not.
     #[error("the request to upgrade the connection has more than one reading")]
     UpgradeUnclear,
+    /// A method that is for proxies of another kind.
+    #[error("the method is not one that is forwarded")]
+    MethodRefused,
+    /// `Host` names no host.
+    #[error("`Host` names no host")]
+    HostInvalid,
     /// HTTP/1.1 without `Host`.
     #[error("`Host` is missing")]
     HostMissing,
@@ -182,8 +189,10 @@ impl<'a> Inbound<'a> {
             }
             None => framing::check_values(head.headers)?,
         }
-        if only(head.headers, &header::HOST)?.is_none() && head.wire.is_some() {
-            return Err(RequestError::HostMissing);
+        match only(head.headers, &header::HOST)? {
+            None if head.wire.is_some() => return Err(RequestError::HostMissing),
+            Some(host) if unseen::authority(host.as_bytes()).is_none() => return Err(RequestError::HostInvalid),
+            _ => {}
         }
         only(head.headers, &header::CONTENT_LENGTH)?;
         let target = Target::parse(head.target).ok_or(RequestError::AmbiguousPath)?;
@@ -213,9 +222,8 @@ impl<'a> Inbound<'a> {
     /// Where `Host` names none.
     pub fn host(&self) -> Result<Option<String>, NoHost> {
         let Some(field) = self.headers.get(header::HOST) else { return Ok(None) };
-        let authority: http::uri::Authority = field.to_str().map_err(|_| NoHost)?.parse().map_err(|_| NoHost)?;
-        let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
-        if name.is_empty() || authority.as_str().contains('@') { Err(NoHost) } else { Ok(Some(name)) }
+        let authority = unseen::authority(field.as_bytes()).ok_or(NoHost)?;
+        Ok(Some(authority.host().trim_end_matches('.').to_ascii_lowercase()))
     }
     /// The address of the other end of the connection.
     pub const fn peer(&self) -> Option<IpAddr> {

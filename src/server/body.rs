@@ -11,7 +11,7 @@ use std::{
 use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::request::{RequestError, chunks::Chunks, framing, syntax};
+use crate::request::{RequestError, chunks::Chunks, framing, syntax, unseen};
 
 /// The body that is under way on a connection.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,7 @@ impl Body {
     /// in another protocol before that has been agreed to.
     pub fn begin(&self, bytes: &[u8]) -> Result<(), RequestError> {
         let (head, more) = bytes.split_at_checked(syntax::check(bytes)?).unwrap_or((bytes, b""));
+        unseen::check(head)?;
         let protocol = framing::field(head, b"upgrade");
         if !more.is_empty() && protocol.is_some_and(|it| it.eq_ignore_ascii_case(b"websocket")) {
             return Err(RequestError::UpgradeUnclear);

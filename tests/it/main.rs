@@ -36,6 +36,7 @@ mod schema;
 mod shadow;
 mod sources;
 mod tls;
+mod unseen;
 mod upgrade;
 mod upstream;
 mod wire;
