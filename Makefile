@@ -46,6 +46,7 @@ interop: build
 	bash tests/interop/replay/run.sh $(RELEASE)
 	bash tests/interop/grpc/run.sh $(RELEASE)
 	bash tests/interop/transport/run.sh $(RELEASE)
+	bash tests/interop/rolling/run.sh $(RELEASE)
 
 # A smoke minute; longer with SECONDS_EACH=….
 fuzz: needs-build

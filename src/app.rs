@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
         secret::Secret,
         sights::Sights,
     },
-    config::{Compiled, Loaded, Servers},
+    config::{Compiled, Loaded, Servers, servers::Drain},
     doors::{proxy::ProxyDoor, trust, upkeep::Upkeep},
     metrics::Metrics,
     pipeline::Gate,
@@ -32,6 +32,7 @@ use crate::{
     server::{
         admin,
         fetch::HttpFetch,
+        handover::{HandoverError, Sockets},
         http1::Serving,
         listener::{Listener, Place, Way},
         socket::Listening,
@@ -41,8 +42,8 @@ use crate::{
     snapshot::{Current, Snapshot},
 };
 
-/// How long requests under way may take once the gate is told to stop.
-pub const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+/// How long requests to the admin listener may take once another gate has it.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether the last request on an old snapshot has ended.
 const RETIRE_EVERY: Duration = Duration::from_secs(1);
@@ -52,9 +53,10 @@ const RETIRE_EVERY: Duration = Duration::from_secs(1);
 pub struct App {
     listener: Listener,
     addresses: Vec<Address>,
-    _admin: Serving,
+    admin: Serving,
     admin_address: Address,
     draining: Arc<AtomicBool>,
+    sockets: Arc<Sockets>,
     works: Arc<Works>,
     reloads: Arc<Reloads>,
     reloader: Option<Reloader>,
@@ -70,6 +72,7 @@ struct Works {
     /// One for each listener.
     tls: Vec<Arc<Tls>>,
     admin_token: Arc<ArcSwapOption<Secret>>,
+    drain: ArcSwap<Drain>,
     /// What stays as it is while the gate runs.
     servers: Servers,
 }
@@ -88,6 +91,12 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// Sockets cannot be taken over.
+    #[error("{0}")]
+    Handover(#[from] HandoverError),
+    /// Another gate serves as long as this one cannot.
+    #[error("no keys of {0}: the gate before goes on")]
+    WithoutKeys(String),
     /// TLS cannot be set up.
     #[error("no TLS: {0}")]
     Tls(String),
@@ -104,6 +113,20 @@ impl App {
         sink: Arc<dyn Sink>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
+        Self::start_on(Sockets::default(), loaded, clock, sink, metrics).await
+    }
+
+    /// The same on `sockets`, as far as there are any. Where another gate serves on them, this one is ready first.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub async fn start_on(
+        mut sockets: Sockets,
+        loaded: &Loaded,
+        clock: Arc<dyn Clock>,
+        sink: Arc<dyn Sink>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
         let compiled = loaded.compile()?;
         compiled.tell();
         trust::check(&compiled.blueprint.upstreams)?;
@@ -114,12 +137,13 @@ impl App {
             let tls = Arc::new(
                 Tls::new(plan.tls.as_ref(), plan.http2).map_err(|problems| problems.within(&compiled.source))?,
             );
-            let (listening, address) = bind(&plan.listen).await?;
+            let (listening, address) = listen(&mut sockets, &plan.listen).await?;
             places.push(Place { listening, way: Way { tls, http2: plan.http2, proxied: plan.proxy_protocol } });
             addresses.push(address);
         }
         let tls = places.iter().map(|place| place.way.tls.clone()).collect();
-        let (operators, admin_address) = bind(&servers.admin).await?;
+        let (operators, admin_address) = listen(&mut sockets, &servers.admin).await?;
+        sockets.complete()?;
         let outside = Outside {
             clock: clock.clone(),
             fetch: Arc::new(fetch),
@@ -130,6 +154,15 @@ impl App {
         let current = Arc::new(Current::new(compiled.blueprint.start(&outside, None)));
         let upkeep = Upkeep::default();
         let gate = Gate::new(current.clone(), clock.clone(), sink, metrics.clone());
+        if sockets.has_predecessor() {
+            current.load().issuers().first_attempts().await;
+            let without = current.load().issuers().without_keys().join(", ");
+            if !without.is_empty() {
+                return Err(StartError::WithoutKeys(without));
+            }
+        }
+        // INVARIANT: no connection is taken from a socket that another gate serves before that has heard that this one is ready.
+        sockets.take_over().await?;
         let draining = Arc::new(AtomicBool::new(false));
         let reloads = Arc::new(Reloads::default());
         let admin_token = Arc::new(ArcSwapOption::from_pointee(servers.admin_token.clone()));
@@ -144,8 +177,10 @@ impl App {
         let listener = Listener::start(places, ProxyDoor::new(gate.clone(), upkeep.clone()), servers, metrics);
         let snapshot = current.load();
         tokio::join!(snapshot.issuers().first_attempts(), upkeep.keep(snapshot.pools()));
-        let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, servers: compiled.servers });
-        Ok(Self { listener, addresses, _admin: admin, admin_address, draining, works, reloads, reloader: None, gate })
+        let drain = ArcSwap::from_pointee(servers.drain);
+        let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, drain, servers: compiled.servers });
+        let (sockets, reloader) = (Arc::new(sockets), None);
+        Ok(Self { listener, addresses, admin, admin_address, draining, sockets, works, reloads, reloader, gate })
     }
 
     /// Keeps the gate up with the configuration at `path`, of which `sights` saw the version that it was started with.
@@ -172,11 +207,40 @@ impl App {
         &self.admin_address
     }
 
+    /// How the gate stops, as the configuration in force says.
+    pub fn drain(&self) -> Drain {
+        **self.works.drain.load()
+    }
+
+    /// Starts the program anew on the same sockets, as it is on disk now; gives its number once it takes connections. What is
+    /// left to do then is to [`hand_over`](Self::hand_over).
+    ///
+    /// # Errors
+    /// [`HandoverError`]; this gate serves as before.
+    pub fn pass_on(&self) -> impl Future<Output = Result<u32, HandoverError>> + Send + use<> {
+        let sockets = self.sockets.clone();
+        async move { sockets.pass_on().await }
+    }
+
+    /// Leaves the sockets to the gate that has taken over, and waits for requests under way as [`stop`](Self::stop) does.
+    pub async fn hand_over(mut self) {
+        self.admin.finish(ADMIN_PATIENCE).await;
+        let patience = self.drain().patience;
+        self.stop(patience).await;
+    }
+
+    /// Says that it is not ready, and goes on for a while: a load balancer sends requests until it has looked.
+    pub async fn withdraw(&self) {
+        self.draining.store(true, Ordering::Release);
+        sleep(self.drain().delay).await;
+    }
+
     /// Stops being ready, stops taking requests, and waits for those under way, but not longer than `patience`. When
     /// this returns every request has its record.
     pub async fn stop(mut self, patience: Duration) {
         self.reloader = None;
         self.draining.store(true, Ordering::Release);
+        drop(self.sockets);
         self.listener.drain(patience).await;
         let gate = self.gate.clone();
         let _ = spawn_blocking(move || gate.settle()).await;
@@ -197,6 +261,7 @@ impl Install for Works {
         self.tls.iter().zip(prepared).for_each(|(tls, accepting)| tls.replace(accepting));
         let before = self.current.replace(snapshot);
         self.admin_token.store(servers.admin_token.map(Arc::new));
+        self.drain.store(Arc::new(servers.drain));
         tokio::spawn(retire(before));
         Ok(())
     }
@@ -232,9 +297,9 @@ async fn retire(snapshot: Arc<Snapshot>) {
 }
 
 /// Listens at `address`; tells where that is, since of port 0 the system makes another.
-async fn bind(address: &Address) -> Result<(Listening, Address), StartError> {
+async fn listen(sockets: &mut Sockets, address: &Address) -> Result<(Listening, Address), StartError> {
     let failed = |error| StartError::Listen { address: address.clone(), error };
-    let listening = Listening::bind(address).await.map_err(failed)?;
+    let listening = sockets.listen(address).await.map_err(failed)?;
     let address = listening.address().map_err(failed)?;
     Ok((listening, address))
 }

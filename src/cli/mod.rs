@@ -16,12 +16,14 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use futures_util::{FutureExt, future::OptionFuture};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    app::{App, DRAIN_PATIENCE, StartError},
+    app::{App, StartError},
     audit::{Lines, file::RecordFile, lines::Stream},
     authoring::lint::{self, Lint, Oddity},
     base::{
@@ -32,7 +34,10 @@ use crate::{
     demo,
     doors::trust,
     metrics::Metrics,
-    server::{probe, tls},
+    server::{
+        handover::{self, Sockets},
+        probe, tls,
+    },
 };
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
@@ -98,7 +103,10 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Check(options) => check(&options),
-            Command::Serve(file) => with_logs(|| on_runtime(serve(file.config))),
+            Command::Serve(file) => with_logs(|| match Sockets::handed() {
+                Ok(sockets) => on_runtime(serve(file.config, sockets)),
+                Err(error) => fail(&format!("portcullis: {error}\n")),
+            }),
             Command::Test(options) => on_runtime(test::run(options)),
             Command::Audit(command) => audit::run(&command),
             Command::Replay(options) => replay::run(&options),
@@ -212,7 +220,7 @@ fn schema() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn serve(path: PathBuf) -> ExitCode {
+async fn serve(path: PathBuf, sockets: Sockets) -> ExitCode {
     let sights = Arc::default();
     let loaded = match config::load_noting(&path, &sights) {
         Ok(loaded) => loaded,
@@ -230,11 +238,11 @@ async fn serve(path: PathBuf) -> ExitCode {
         Ok(lines) => Arc::new(lines),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
-    let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined2()];
+    let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup), Ok(mut anew)] = kinds.map(signal) else {
         return fail("portcullis: no signals\n");
     };
-    let mut app = match App::start(&loaded, Arc::new(SystemClock), lines.clone(), metrics).await {
+    let mut app = match App::start_on(sockets, &loaded, Arc::new(SystemClock), lines.clone(), metrics).await {
         Ok(app) => app,
         Err(StartError::Config(problems)) => return bad_config(&path, &problems),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
@@ -242,15 +250,36 @@ async fn serve(path: PathBuf) -> ExitCode {
     let listen: Vec<_> = app.addresses().iter().map(ToString::to_string).collect();
     tracing::info!(listen = listen.join(", "), admin = %app.admin_address(), "the gate stands");
     app.follow(path, sights);
-    loop {
+    let mut passing = None;
+    let is_patient = loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break true,
+            // Somebody at a terminal, for whom no load balancer looks.
+            _ = interrupt.recv() => break false,
             _ = hangup.recv() => app.reload(),
+            _ = anew.recv(), if passing.is_none() => passing = Some(app.pass_on().boxed()),
+            Some(passed) = OptionFuture::from(passing.as_mut()) => match passed {
+                Ok(process) => {
+                    tracing::info!(process, "another gate has taken over; draining");
+                    app.hand_over().await;
+                    lines.iter().for_each(|lines| lines.close());
+                    return ExitCode::SUCCESS;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no other gate has taken over; this one goes on");
+                    passing = None;
+                }
+            },
         }
-    }
+    };
+    drop(passing);
+    handover::tell(&[NotifyState::Stopping]);
     tracing::info!("draining");
-    app.stop(DRAIN_PATIENCE).await;
+    if is_patient {
+        app.withdraw().await;
+    }
+    let patience = app.drain().patience;
+    app.stop(patience).await;
     lines.iter().for_each(|lines| lines.close());
     ExitCode::SUCCESS
 }

@@ -23,7 +23,7 @@ use serde::Deserialize;
 use self::{
     limits::LimitsConfig,
     records::RecordsConfig,
-    servers::{Http2, ListenerConfig, ProxyProtocol},
+    servers::{DrainConfig, Http2, ListenerConfig, ProxyProtocol},
     tls::TlsConfig,
 };
 pub use self::{schema::schema, servers::Servers};
@@ -125,6 +125,9 @@ pub struct Config {
     /// Bounds on what clients may send.
     #[serde(default)]
     pub limits: LimitsConfig,
+    /// How the gate stops.
+    #[serde(default)]
+    pub drain: DrainConfig,
 }
 
 /// The section `refusals`.

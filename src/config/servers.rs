@@ -1,5 +1,7 @@
 //! Where the gate listens, and how.
 
+use std::time::Duration;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -15,6 +17,38 @@ use crate::base::{
     secret::Secret,
     spanned::Spanned,
 };
+
+/// The section `drain`: how the gate stops.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainConfig {
+    /// Milliseconds from when it is told to stop, and is not ready, to when it takes no more connections. Default 0.
+    pub delay_ms: Option<Spanned<u64>>,
+    /// Milliseconds that requests under way may take then. Default 30000.
+    pub patience_ms: Option<Spanned<u64>>,
+}
+
+/// How the gate stops.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// How long it serves while it says that it is not ready.
+    pub delay: Duration,
+    /// How long requests under way may take.
+    pub patience: Duration,
+}
+
+impl DrainConfig {
+    fn read(&self) -> Result<Drain, Problems> {
+        let mut problems = Problems::default();
+        let delay = problems.keep(bounded(self.delay_ms.as_ref(), "delay_ms", 0, 0..=600_000));
+        let patience = problems.keep(bounded(self.patience_ms.as_ref(), "patience_ms", 30_000, 0..=3_600_000));
+        let drain = delay.zip(patience).map(|(delay, patience)| Drain {
+            delay: Duration::from_millis(delay),
+            patience: Duration::from_millis(patience),
+        });
+        problems.into_result(drain)
+    }
+}
 
 /// Whether clients may speak HTTP/2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -67,6 +101,8 @@ pub struct Servers {
     pub connections_max: usize,
     /// Requests at once on a connection in HTTP/2.
     pub streams_max: usize,
+    /// How it stops.
+    pub drain: Drain,
 }
 
 /// A place where agents connect.
@@ -146,6 +182,7 @@ impl Loaded {
         let connections_max =
             problems.keep(bounded(limits.connections_max.as_ref(), "connections_max", 10_000, 1..=1_000_000));
         let streams_max = problems.keep(self.config.streams_max());
+        let drain = problems.keep(self.config.drain.read());
         let admin_token =
             problems.keep(self.config.admin_token.as_ref().map(|token| token.read(&self.files)).transpose());
         let listeners = problems.keep(self.listeners());
@@ -158,6 +195,7 @@ impl Loaded {
                 records: records?,
                 connections_max: connections_max?,
                 streams_max: streams_max?,
+                drain: drain?,
             })
         })();
         problems.into_result(servers)

@@ -15,7 +15,7 @@ use self::{
     walk::{Journal, Walk},
 };
 use crate::{
-    app::{App, DRAIN_PATIENCE, StartError},
+    app::{App, StartError},
     base::{address::Address, clock::SystemClock, files::Files, spanned::Spanned},
     config::{self, Config, Loaded},
     metrics::Metrics,
@@ -87,7 +87,8 @@ async fn show(options: Options) -> Result<bool, Failure> {
             }
         }
     }
-    app.stop(DRAIN_PATIENCE).await;
+    let patience = app.drain().patience;
+    app.stop(patience).await;
     Ok(went_well)
 }
 

@@ -1,6 +1,6 @@
 //! A small HTTP/1.1 server for what is not the data path: the admin listener and the demo's parts.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
@@ -10,8 +10,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpListener,
     sync::Semaphore,
-    task::{AbortHandle, JoinSet},
+    task::{JoinHandle, JoinSet},
+    time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::socket::Listening;
 
@@ -23,7 +25,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server at work; dropping it ends it and every connection.
 #[derive(Debug)]
-pub struct Serving(AbortHandle);
+pub struct Serving {
+    finishing: CancellationToken,
+    task: JoinHandle<()>,
+}
 
 /// A server at work on TCP.
 #[derive(Debug)]
@@ -39,13 +44,21 @@ impl Serving {
         H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
         F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
     {
-        Self(tokio::spawn(accept(listening, Arc::new(handler))).abort_handle())
+        let finishing = CancellationToken::new();
+        let task = tokio::spawn(accept(listening, Arc::new(handler), finishing.clone()));
+        Self { finishing, task }
+    }
+
+    /// Accepts nothing more, and waits for what is under way, but not longer than `patience`.
+    pub async fn finish(&mut self, patience: Duration) {
+        self.finishing.cancel();
+        let _ = timeout(patience, &mut self.task).await;
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -69,7 +82,7 @@ impl Http1Server {
     }
 }
 
-async fn accept<H, F>(listening: Listening, handler: Arc<H>)
+async fn accept<H, F>(listening: Listening, handler: Arc<H>, finishing: CancellationToken)
 where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
     F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
@@ -77,7 +90,12 @@ where
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     while let Ok(place) = places.clone().acquire_owned().await {
-        let stream = match listening.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = finishing.cancelled() => break,
+            accepted = listening.accept() => accepted,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -92,14 +110,25 @@ where
         });
         let mut server = http1::Builder::new();
         server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        let finishing = finishing.clone();
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = server.serve_connection(TokioIo::new(stream), service).await {
+            let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+            let served = tokio::select! {
+                served = &mut connection => served,
+                () = finishing.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = served {
                 tracing::debug!(%error, "a connection ended badly");
             }
         });
         while connections.try_join_next().is_some() {}
     }
+    drop(listening);
+    while connections.join_next().await.is_some() {}
 }
 
 /// An answer with a body.

@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     crowd::Counted,
+    leave::leave,
     listener::{Desk, IDLE_MAX, LINGER},
     stall::Impatient,
     tls::Handshake,
@@ -152,7 +153,7 @@ pub(super) async fn serve(
     let stream: Stream = Box::new(L4Stream::from(stream));
     let shaken = server::handshake(stream, Some(options(limits.bytes_max, desk.streams_max)));
     let shaken = async { timeout(limits.duration_max, shaken).await.ok()?.ok() };
-    let connection = tokio::select! { biased; shaken = shaken => shaken, _ = stopped.changed() => None };
+    let connection = tokio::select! { biased; shaken = shaken => shaken, () = leave(&stopped) => None };
     let Some(mut connection) = connection else { return };
     let line = Arc::new(Line { desk, client, open: watch::Sender::new(0) });
     let (mut leaving, mut outdated, mut faults, mut taken) = (false, false, 0_usize, 0_usize);

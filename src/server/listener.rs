@@ -21,6 +21,7 @@ use super::{
     crowd::{Counted, Crowd},
     head::{self, HeadLimits, NoHead},
     http2::{self, Client},
+    leave::{self, BACKLOG, leave},
     proxy_protocol::{self, NoHeader, Source},
     socket::{Listening, Socket},
     tls::{self, Accepting, Handshake, Tls},
@@ -240,7 +241,7 @@ impl Listener {
         Self { stop, cut_off, task }
     }
 
-    /// Stops accepting, closes idle connections, and waits for requests under way, but not longer than `patience`.
+    /// Stops accepting, closes connections that stay idle, and waits for requests under way, but not longer than `patience`.
     /// When this returns every visit has written its record.
     pub async fn drain(mut self, patience: Duration) {
         let _ = self.stop.send(true);
@@ -256,12 +257,8 @@ impl Listener {
 async fn accept(place: Place, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>) {
     let Place { listening, way } = place;
     let shutdown = stopped.clone();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = stopped.changed() => break,
-            accepted = listening.accept() => accepted,
-        };
+    let mut backlog = BACKLOG;
+    while let Some(accepted) = leave::next(&listening, &mut stopped, &mut backlog).await {
         let desk = desk.clone();
         match (accepted, desk.places.clone().try_acquire_owned()) {
             (Ok((socket, peer)), Ok(place)) => {
@@ -293,13 +290,13 @@ async fn serve(
     way: Way,
     place: OwnedSemaphorePermit,
     desk: Arc<Desk>,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) {
     let (mut handshake, body) = (way.tls.handshake(), Body::default());
     let opened = tokio::select! {
         biased;
         opened = desk.open(socket, peer, (&way, handshake.accepting()), &body) => opened,
-        _ = stopped.changed() => return,
+        () = leave(&stopped) => return,
     };
     let Some(Opened { stream, caller, counted, version }) = opened else { return };
     let client = Client { caller: Arc::new(caller), counted: (place, counted) };
@@ -307,7 +304,7 @@ async fn serve(
         return http2::serve(desk, stream, client, stopped, handshake).await;
     }
     let may_be_http2 = matches!(version, Version::Told);
-    if let Some(stream) = serve_http1(&desk, stream, &body, &client, may_be_http2, &mut stopped, &mut handshake).await {
+    if let Some(stream) = serve_http1(&desk, stream, &body, &client, may_be_http2, &stopped, &mut handshake).await {
         http2::serve(desk, stream, client, stopped, handshake).await;
     }
 }
@@ -320,7 +317,7 @@ async fn serve_http1(
     body: &Body,
     client: &Client,
     mut may_be_http2: bool,
-    stopped: &mut watch::Receiver<bool>,
+    stopped: &watch::Receiver<bool>,
     handshake: &mut Handshake,
 ) -> Option<L4Stream> {
     let mut taken = 0_usize;
@@ -329,7 +326,7 @@ async fn serve_http1(
         let begun = tokio::select! {
             biased;
             begun = head::begin(&mut stream, &mut head, desk.limits()) => begun,
-            _ = stopped.changed() => return None,
+            () = leave(stopped) => return None,
             () = handshake.closes(LINGER) => return None,
         };
         let read = async {
@@ -339,7 +336,7 @@ async fn serve_http1(
         let read = tokio::select! {
             biased;
             read = read => read,
-            _ = stopped.changed() => return None,
+            () = leave(stopped) => return None,
             () = handshake.voided() => return None,
         };
         // INVARIANT: no request comes in by a handshake in which the client would now have to show something else.

@@ -28,6 +28,12 @@ def openssl(folder, *arguments, given=None):
     return subprocess.run(["openssl", *arguments], cwd=folder, input=given, check=True, capture_output=True).stdout
 
 
+def nginx(folder):
+    """The command that serves by `nginx.conf` in `folder`."""
+    program = "/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "nginx"
+    return [program, "-p", str(folder), "-c", str(folder / "nginx.conf")]
+
+
 class Issuer:
     """A key in `folder`, whose set is in `keys.json`, and tokens that it signs."""
 
@@ -68,10 +74,19 @@ class Gate:
             "  - { methods: [GET], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"',\n"
             "      attributes: { owner: 'User::\"{path.id}\"' } }\n" + config
         )
-        with open(folder / "records.jsonl", "w") as out, open(folder / "log.jsonl", "w") as log:
-            command = [binary, "serve", "--config", str(folder / "config.yaml")]
+        self.start(binary)
+
+    def start(self, binary):
+        with open(self.folder / "records.jsonl", "a") as out, open(self.folder / "log.jsonl", "a") as log:
+            command = [binary, "serve", "--config", str(self.folder / "config.yaml")]
             self.gate = subprocess.Popen(command, stdout=out, stderr=log)
         self.processes.insert(0, self.gate)
+
+    def restart(self, binary):
+        """Stops the gate, which may take its time, and starts it."""
+        self.gate.send_signal(signal.SIGTERM)
+        assert self.gate.wait(timeout=60) == 0
+        self.start(binary)
 
     def nginx(self, folder, locations):
         """The port of an nginx that answers so."""
@@ -81,8 +96,7 @@ class Gate:
             "events { worker_connections 256; }\n"
             f"http {{ access_log off; server {{ listen 127.0.0.1:{port}; {locations} }} }}\n"
         )
-        nginx = ["/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "nginx", "-p", str(folder)]
-        self.processes.append(subprocess.Popen([*nginx, "-c", str(folder / "nginx.conf")]))
+        self.processes.append(subprocess.Popen(nginx(folder)))
         return port
 
     def metric(self, name):

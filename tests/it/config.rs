@@ -455,6 +455,8 @@ fn other_settings_are_held_to_their_ranges() {
         ("limits: { fields_max: 257 }", "`fields_max` is out of range"),
         ("limits: { head_bytes_max: 1 }", "`head_bytes_max` is out of range"),
         ("limits: { connections_max: 0 }", "`connections_max` is out of range"),
+        ("drain: { delay_ms: 600001 }", "`delay_ms` is out of range"),
+        ("drain: { patience_ms: 3600001 }", "`patience_ms` is out of range"),
         ("limits: { streams_max: 0 }", "`streams_max` is out of range"),
         ("limits: { streams_max: 1001 }", "`streams_max` is out of range"),
         ("http2: off\nlimits: { streams_max: 5 }", "streams of HTTP/2, which is off"),

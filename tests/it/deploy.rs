@@ -58,8 +58,10 @@ fn the_configurations_in_kubernetes_manifests_are_good_and_the_pods_mount_them()
         assert_eq!(*selector, deployment["spec"]["template"]["metadata"]["labels"], "{file}");
         // Who is asked to stop waits first, and then for the drain.
         let wait = gate["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
-        let drain = portcullis::app::DRAIN_PATIENCE.as_secs();
-        assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > wait + drain, "{file}");
+        let drain = serde_saphyr::from_str::<Value>(&config).unwrap()["drain"].clone();
+        let drain = drain["delay_ms"].as_u64().unwrap_or(0) + drain["patience_ms"].as_u64().unwrap_or(30_000);
+        let whole = wait + drain / 1000;
+        assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > whole, "{file}");
         let probe = gate["readinessProbe"]["exec"]["command"].as_array().unwrap();
         assert_eq!(probe[1..], ["health"], "{file}");
     }

@@ -18,6 +18,7 @@ mod desync;
 mod docs;
 mod frames;
 mod h2;
+mod handover;
 mod house;
 mod introspection;
 mod keys;
