@@ -34,6 +34,7 @@ def config(streams, sockets):
     return (
         routes(ROUTES) + routes(SOCKETS, ", upstream: sockets") + routes(STREAMS, ", upstream: streams")
         + f"upstreams:\n  streams: {{ url: 'http://127.0.0.1:{streams}' }}\n  sockets: {{ url: 'http://127.0.0.1:{sockets}' }}\n"
+        + "limits: { connections_max: 12000, client_timeout_ms: 5000 }\n"
     )
 
 

@@ -4,6 +4,7 @@
 //   /users/ID/echo     each part of the body is sent back as it comes
 //   /users/ID/sink     how many bytes the body had
 //   /users/ID/bytes/N  as many bytes
+import { once } from 'node:events';
 import { createServer } from 'node:http';
 
 let release = () => {};
@@ -31,8 +32,9 @@ const server = createServer(async (request, response) => {
   if (what === 'echo') return request.pipe(response);
   if (what === 'bytes') {
     response.writeHead(200, { 'content-length': count });
+    const closed = once(response, 'close');
     for await (const piece of bytes(Number(count))) {
-      if (!response.write(piece)) await new Promise((resolve) => response.once('drain', resolve).once('close', resolve));
+      if (!response.write(piece)) await Promise.race([once(response, 'drain'), closed]);
       if (response.destroyed) return;
     }
     return response.end();
