@@ -234,6 +234,7 @@ async fn serve(path: PathBuf, sockets: Sockets) -> ExitCode {
         Ok(sinks) => sinks,
         Err(problems) => return bad_config(&path, &problems),
     };
+    let is_filed = sinks.file.is_some();
     let lines = match records(sinks, &metrics) {
         Ok(lines) => Arc::new(lines),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
@@ -257,7 +258,12 @@ async fn serve(path: PathBuf, sockets: Sockets) -> ExitCode {
             // Somebody at a terminal, for whom no load balancer looks.
             _ = interrupt.recv() => break false,
             _ = hangup.recv() => app.reload(),
-            _ = anew.recv(), if passing.is_none() => passing = Some(app.pass_on().boxed()),
+            // Each record in a file is linked to the one before: two gates that write to it would break the chain.
+            _ = anew.recv(), if passing.is_none() => if is_filed {
+                tracing::error!("no other gate takes over: records go to a file, which one gate alone can write; restart the gate");
+            } else {
+                passing = Some(app.pass_on().boxed());
+            },
             Some(passed) = OptionFuture::from(passing.as_mut()) => match passed {
                 Ok(process) => {
                     tracing::info!(process, "another gate has taken over; draining");
