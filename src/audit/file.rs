@@ -2,7 +2,7 @@
 //! count as written where that is.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -238,8 +238,14 @@ impl RecordFile {
     }
 }
 
+/// The file at `path`, for as long as it is open for this gate alone.
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).read(true).append(true).open(path)
+    let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(io::Error::new(io::ErrorKind::ResourceBusy, "another gate writes to it")),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 fn time() -> String {
@@ -386,6 +392,15 @@ mod tests {
         assert_eq!(RecordFile::open(settings(&folder, true)).unwrap_err().kind(), io::ErrorKind::InvalidData);
         fs::write(&path, "{\"record\":1}\n").unwrap();
         assert_eq!(RecordFile::open(settings(&folder, true)).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_file_is_for_one_gate() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = RecordFile::open(settings(&folder, true)).unwrap();
+        assert_eq!(RecordFile::open(settings(&folder, true)).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        drop(first);
+        assert!(RecordFile::open(settings(&folder, true)).is_ok());
     }
 
     #[test]
