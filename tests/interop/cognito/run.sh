@@ -3,8 +3,6 @@
 #
 #   bash tests/interop/cognito/run.sh PATH_TO_PORTCULLIS_BINARY
 #   bash tests/interop/cognito/run.sh --issuer-only     # the issuer's half, no gate
-#
-# PYTHON names the interpreter the venv is made with (3.10 or newer; default python3).
 set -euo pipefail
 
 if [ "$#" -ne 1 ]; then
@@ -13,17 +11,7 @@ if [ "$#" -ne 1 ]; then
 fi
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-root="$(cd "$here/../../.." && pwd)"
-venv="$root/target/interop/cognito-venv"
-stamp="$venv/requirements.installed"
+source "$here/../venv.sh"
+make_venv
 
-# The stamp is written last, so an install that was cut short is done again from the start.
-if ! cmp -s "$here/requirements.txt" "$stamp" || ! "$venv/bin/python" -c '' 2>/dev/null; then
-  rm -rf "$venv"
-  mkdir -p "$(dirname "$venv")"
-  "${PYTHON:-python3}" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
-  cp "$here/requirements.txt" "$stamp"
-fi
-
-exec "$venv/bin/python" "$here/flow.py" "$1"
+exec "$python" "$here/flow.py" "$1"

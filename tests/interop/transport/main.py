@@ -8,11 +8,12 @@ from pathlib import Path
 
 import clients
 import curl
+import flood
 import nghttp
 import weight
 from house import House
 
-CLIENTS = {"curl": curl, "nghttp and h2load": nghttp, "httpx, websockets and fetch": clients, "weight": weight}
+CLIENTS = {"curl": curl, "nghttp and h2load": nghttp, "httpx, websockets and fetch": clients, "floods": flood, "weight": weight}
 
 
 def main():
