@@ -9,7 +9,7 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/portcullis
 BUILD_NEEDS := cmake:cmake cc:gcc
 TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm c++:g++ wrk:wrk h2load:nghttp2-client postgres:postgresql redis-server:redis-server
 
-.PHONY: demo test build bench lint unit interop audit fuzz needs-build needs-test
+.PHONY: demo test build bench lint unit interop image audit fuzz needs-build needs-test
 
 demo: build
 	$(RELEASE) demo --config config.yaml
@@ -18,7 +18,7 @@ build: needs-build
 	$(CARGO) build --release --locked
 
 # In this order, so that what is quick fails first.
-test: needs-build needs-test lint unit audit interop fuzz
+test: needs-build needs-test lint unit audit interop image fuzz
 
 lint:
 	$(CARGO) fmt --check
@@ -47,6 +47,10 @@ interop: build
 	bash tests/interop/grpc/run.sh $(RELEASE)
 	bash tests/interop/transport/run.sh $(RELEASE)
 	bash tests/interop/rolling/run.sh $(RELEASE)
+
+# The container image, where a builder of images is at hand.
+image: build
+	bash .ci/image $(RELEASE)
 
 # A smoke minute; longer with SECONDS_EACH=….
 fuzz: needs-build
