@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderName, StatusCode, header};
+use http::{HeaderName, StatusCode, Version, header};
 use pingora_core::{
     Error, ErrorSource,
     ErrorType::{ConnectNoRoute, InternalError, InvalidHTTPHeader, ReadTimedout, WriteTimedout},
@@ -29,7 +29,7 @@ use crate::{
     },
     forward::{Obligations, upstream::Http2},
     pipeline::{Admission, Gate, Visit},
-    refusal::{ClientError, Refusal},
+    refusal::{ClientError, Refusal, UpstreamError},
     request::{
         RequestError,
         cors::speaks_to_pages,
@@ -228,6 +228,11 @@ impl ProxyHttp for ProxyDoor {
             request.remove_header(&name);
         }
         let upstream = obligations.pool().upstream();
+        // pingora takes an upstream that chooses nothing in the handshake for one of HTTP/1.1.
+        if upstream.http2 == Http2::Only && request.version != Version::HTTP_2 {
+            let error = UpstreamError::Invalid;
+            return Err(Error::because(InvalidHTTPHeader, "choosing HTTP/2", error).into_up());
+        }
         if !upstream.sees_host {
             request.insert_header(header::HOST, upstream.host.clone())?;
         }

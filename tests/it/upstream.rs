@@ -243,6 +243,21 @@ async fn http2_is_spoken_to_an_upstream_that_chooses_it_and_upgrades_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_is_to_speak_http2_and_does_not_choose_it_gets_nothing() {
+    let folder = tls::folder();
+    let folder = folder.path();
+    for (protocols, code) in
+        [(&[][..], "upstream_invalid"), (&["http/1.1"], "upstream_unreachable"), (&["h2"], "allowed")]
+    {
+        let (address, asked) = server(Some(acceptor(folder, "gate", false, protocols))).await;
+        let settings = ", http2: only, tls: { authorities: ca.pem }";
+        let mut house = gate(&format!("https://{address}"), settings, folder).await;
+        assert_eq!(ask(&mut house).await.1, code, "{protocols:?}");
+        assert_eq!(asked.lock().unwrap().len(), usize::from(code == "allowed"), "{protocols:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_upstream_gets_in_http2_is_what_was_authorised() {
     let (address, asked) = server(None).await;
     let folder = tls::folder();
