@@ -11,11 +11,11 @@ use tokio::{
     net::TcpListener,
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::socket::Listening;
+use super::{listener::LINGER, socket::Listening};
 
 /// Connections served at once; more wait.
 const CONNECTIONS_MAX: usize = 256;
@@ -99,7 +99,7 @@ where
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
@@ -116,7 +116,8 @@ where
             let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
             let served = tokio::select! {
                 served = &mut connection => served,
-                () = finishing.cancelled() => {
+                // A request may be on its way on a connection that is new: hyper would close that at once.
+                () = async { finishing.cancelled().await; sleep(LINGER).await } => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
