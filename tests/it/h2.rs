@@ -656,7 +656,9 @@ async fn a_connection_by_an_old_handshake_ends_with_the_streams_under_way() {
     body.send_data(Bytes::from_static(b"abc"), true).unwrap();
     assert_eq!(whole(response).await.unwrap().status, 200);
     assert_eq!(record(&mut house).await.code, "allowed");
-    client.end().await.unwrap();
+    // The gate may have closed it before the client has said its last.
+    let ended = client.end().await;
+    assert!(ended.as_ref().err().is_none_or(h2::Error::is_io), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
