@@ -145,7 +145,7 @@ fn median(mut work: impl FnMut()) -> f64 {
 }
 
 fn decide(stores: &Stores, question: &DecisionRequest) -> Decision {
-    stores.choose(None, || Ok::<_, ()>(None)).expect("the default store").policies.decide(question)
+    stores.choose(None, || None).expect("the default store").policies.decide(question)
 }
 
 fn main() {

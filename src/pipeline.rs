@@ -212,8 +212,7 @@ impl Visit {
         }
         let head = &Head { peer: client.map(|client| SocketAddr::new(client, 0)), ..*head };
         let inbound = Inbound::parse(head, &snapshot.limits)?;
-        // What names no host is not any that a route names.
-        let host = snapshot.routes.depends_on_host().then(|| inbound.host().ok().flatten()).flatten();
+        let host = snapshot.routes.depends_on_host().then(|| inbound.host()).flatten();
         let preflight = Preflight::of(inbound.method(), inbound.headers());
         if let Some(preflight) = preflight
             && let Some(outcome) = preflight::outcome(&snapshot.routes, host.as_deref(), &inbound, &preflight)

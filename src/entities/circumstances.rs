@@ -96,7 +96,7 @@ impl Circumstances {
             let (value, required) = match member {
                 Member::Method => (Some(text(inbound.method().as_str())), true),
                 Member::Path => (Some(text(inbound.target().path())), true),
-                Member::Host { required } => (inbound.host().map_err(|_| missing())?.as_deref().map(text), *required),
+                Member::Host { required } => (inbound.host().as_deref().map(text), *required),
                 Member::Peer { required } => (inbound.peer().map(address), *required),
                 Member::Certificate { members, required } => {
                     let record = inbound.certificate().map(|certificate| certificate_record(members, certificate));

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{MappingError, subject::Subject};
 use crate::{
     request::{
-        Inbound, NoHost,
+        Inbound,
         headers::{Unclear, forwarded},
         query,
         route::Parameters,
@@ -161,7 +161,7 @@ impl Hole {
                 if values.is_empty() { value.transpose()? } else { return Err(unclear()) }
             }
             Self::Peer => from.inbound.peer().map(|peer| peer.to_canonical().to_string()),
-            Self::Host => from.inbound.host().map_err(|NoHost| unclear())?,
+            Self::Host => from.inbound.host(),
             Self::Method => Some(from.inbound.method().to_string()),
         };
         match text {

@@ -131,16 +131,14 @@ impl Stores {
     }
 
     /// The store that decides: the one that the route names, or else that of the host. `None` where no store decides for it.
-    pub fn choose<E>(&self, named: Option<&str>, host: impl FnOnce() -> Result<Option<String>, E>) -> Option<&Store> {
+    pub fn choose(&self, named: Option<&str>, host: impl FnOnce() -> Option<String>) -> Option<&Store> {
         if named.is_some() {
             return self.named(named);
         }
         if !self.depend_on_host() {
             return self.stores.get(self.other?);
         }
-        // What names no host is not any other one.
-        let host = host().ok()?;
-        let index = host.and_then(|host| self.by_host.get(&host).copied()).or(self.other)?;
+        let index = host().and_then(|host| self.by_host.get(&host).copied()).or(self.other)?;
         self.stores.get(index)
     }
 

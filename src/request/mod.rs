@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, Method, header, uri::Authority};
 
 use self::{certificate::Certificate, headers::only, path::Target, route::AmbiguousRoute};
 use crate::base::{
@@ -48,10 +48,11 @@ pub struct Head<'a> {
 }
 
 /// A request head in its one reading.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Inbound<'a> {
     method: &'a Method,
     target: Target<'a>,
+    authority: Option<Authority>,
     headers: &'a HeaderMap,
     peer: Option<IpAddr>,
     certificate: Option<&'a Certificate>,
@@ -148,10 +149,6 @@ pub enum RequestError {
     HeadTooLarge,
 }
 
-/// `Host` is there and names no host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoHost;
-
 impl From<AmbiguousRoute> for RequestError {
     fn from(_: AmbiguousRoute) -> Self {
         Self::AmbiguousPath
@@ -189,15 +186,15 @@ impl<'a> Inbound<'a> {
             }
             None => framing::check_values(head.headers)?,
         }
-        match only(head.headers, &header::HOST)? {
+        let authority = match only(head.headers, &header::HOST)? {
             None if head.wire.is_some() => return Err(RequestError::HostMissing),
-            Some(host) if unseen::authority(host.as_bytes()).is_none() => return Err(RequestError::HostInvalid),
-            _ => {}
-        }
+            None => None,
+            Some(host) => Some(unseen::authority(host.as_bytes()).ok_or(RequestError::HostInvalid)?),
+        };
         only(head.headers, &header::CONTENT_LENGTH)?;
         let target = Target::parse(head.target).ok_or(RequestError::AmbiguousPath)?;
         let peer = head.peer.map(|peer| peer.ip());
-        Ok(Self { method: head.method, target, headers: head.headers, peer, certificate: head.certificate })
+        Ok(Self { method: head.method, target, authority, headers: head.headers, peer, certificate: head.certificate })
     }
 
     /// The method.
@@ -217,13 +214,9 @@ impl<'a> Inbound<'a> {
         self.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
     }
     /// The host that the client addresses: lower case, without port and without a dot at its end.
-    ///
-    /// # Errors
-    /// Where `Host` names none.
-    pub fn host(&self) -> Result<Option<String>, NoHost> {
-        let Some(field) = self.headers.get(header::HOST) else { return Ok(None) };
-        let authority = unseen::authority(field.as_bytes()).ok_or(NoHost)?;
-        Ok(Some(authority.host().trim_end_matches('.').to_ascii_lowercase()))
+    pub fn host(&self) -> Option<String> {
+        let authority = self.authority.as_ref()?;
+        Some(authority.host().trim_end_matches('.').to_ascii_lowercase())
     }
     /// The address of the other end of the connection.
     pub const fn peer(&self) -> Option<IpAddr> {
