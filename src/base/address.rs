@@ -12,8 +12,8 @@ use serde::Deserialize;
 /// Bytes of a socket's path: the system has room for 107, and a new socket is made in a folder of its own beside it first.
 const PATH_BYTES_MAX: usize = 90;
 
-/// An address to listen at.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+/// An address to listen at, or to connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
 #[schemars(with = "String", inline)]
 pub enum Address {

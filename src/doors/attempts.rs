@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Instant};
 
 use crate::{
+    base::address::Address,
     forward::{
         Obligations, Pool,
-        address::Place,
         pool::{NoServer, Turn},
     },
     refusal::UpstreamError,
@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct Attempts {
     turn: Option<Turn>,
     /// The servers that failed it.
-    failed: Vec<Place>,
+    failed: Vec<Address>,
     retries: u32,
     /// Kept connections that turned out to be closed.
     stale: u32,
@@ -65,7 +65,7 @@ impl Attempts {
         let now = Instant::now();
         if let Some(turn) = &self.turn {
             turn.failed(now);
-            self.failed.push(turn.server().place().clone());
+            self.failed.push(turn.server().address().clone());
         }
         let again = is_safe && self.retries < pool.upstream().retries_max && pool.has_other(&self.failed, now);
         if again {

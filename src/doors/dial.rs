@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use pingora_core::{Error, ErrorType, Result, protocols::ALPN, upstreams::peer::HttpPeer};
 
 use super::trust::Trusts;
-use crate::forward::{Pool, address::Place, upstream::Http2};
+use crate::{
+    base::address::Address,
+    forward::{Pool, upstream::Http2},
+};
 
 /// Requests at once on a connection in HTTP/2.
 const STREAMS_MAX: usize = 100;
@@ -23,19 +26,19 @@ const TUNNEL_GRACE: Duration = Duration::from_secs(1);
 /// How often an upstream is asked on a connection in HTTP/2 whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(30);
 
-/// The server of `pool` at `place`. Where the request may open a `tunnel`, the server may be silent in it for so long.
+/// The server of `pool` at `address`. Where the request may open a `tunnel`, the server may be silent in it for so long.
 pub(super) fn peer(
     pool: &Arc<Pool>,
-    place: &Place,
+    address: &Address,
     trusts: &Trusts,
     tunnel: Option<Duration>,
 ) -> Result<Box<HttpPeer>> {
     let upstream = pool.upstream();
     let server_name = upstream.tls.as_ref().map_or_else(String::new, |tls| tls.server_name.clone());
     let tls = upstream.tls.is_some();
-    let mut peer = match place {
-        Place::Network(address) => HttpPeer::new(address, tls, server_name),
-        Place::Socket(path) => HttpPeer::new_uds(&path.to_string_lossy(), tls, server_name)?,
+    let mut peer = match address {
+        Address::Tcp(address) => HttpPeer::new(address, tls, server_name),
+        Address::Unix(path) => HttpPeer::new_uds(&path.to_string_lossy(), tls, server_name)?,
     };
     let trust = trusts.of(pool).map_err(|error| Error::explain(ErrorType::InternalError, error))?;
     if let Some(trust) = trust {

@@ -20,9 +20,8 @@ use tokio_rustls::TlsConnector;
 
 use super::trust::Trust;
 use crate::{
-    base::problem::causes,
+    base::{address::Address, problem::causes},
     forward::{
-        address::Place,
         upstream::{Http2, Upstream},
         watch::{Asks, Health},
     },
@@ -37,15 +36,15 @@ pub(super) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Asks the server at `place`.
+    /// Asks the server at `address`.
     ///
     /// # Errors
     /// Why it is not well, for operators.
-    pub(super) async fn put(&self, place: &Place) -> Result<(), String> {
+    pub(super) async fn put(&self, address: &Address) -> Result<(), String> {
         let answer = async {
-            match place {
-                Place::Network(address) => self.over(TcpStream::connect(address).await?).await,
-                Place::Socket(path) => self.over(UnixStream::connect(path).await?).await,
+            match address {
+                Address::Tcp(address) => self.over(TcpStream::connect(address).await?).await,
+                Address::Unix(path) => self.over(UnixStream::connect(path).await?).await,
             }
         };
         match timeout(self.health.timeout, answer).await {

@@ -161,7 +161,7 @@ impl ProxyHttp for ProxyDoor {
         let server = turn.map_err(|error| Error::because(ConnectNoRoute, "choosing a server", error))?.server();
         visit.goes_to(server.name(), retries);
         let tunnel = is_upgrade(session).then(|| visit.limits().tunnel_idle);
-        dial::peer(obligations.pool(), server.place(), &self.upkeep.trusts, tunnel)
+        dial::peer(obligations.pool(), server.address(), &self.upkeep.trusts, tunnel)
     }
 
     /// Nothing of the request was sent: it may be tried at another server, whatever it is.

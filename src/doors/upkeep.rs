@@ -12,9 +12,9 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{probe::Question, trust::Trusts};
-use crate::forward::{
-    Pool, Pools,
-    address::{Address, Place},
+use crate::{
+    base::address::Address,
+    forward::{Pool, Pools, address::Location},
 };
 
 /// How long looked-up addresses are used.
@@ -55,7 +55,7 @@ struct Keeper {
     /// What was found of each name last.
     found: HashMap<(String, u16), Vec<SocketAddr>>,
     /// The servers that were asked how they are.
-    asked: HashSet<Place>,
+    asked: HashSet<Address>,
     look_up_at: Option<Instant>,
     ask_at: Option<Instant>,
 }
@@ -64,7 +64,7 @@ impl Keeper {
     fn new(pool: &Arc<Pool>, trusts: Trusts) -> Self {
         let upstream = pool.upstream();
         let now = Instant::now();
-        let has_names = upstream.servers.iter().any(|(address, _)| matches!(address, Address::Name(..)));
+        let has_names = upstream.servers.iter().any(|(location, _)| matches!(location, Location::Name(..)));
         Self {
             pool: Arc::downgrade(pool),
             trusts,
@@ -95,20 +95,20 @@ impl Keeper {
             self.ask_at =
                 pool.upstream().health.as_ref().and_then(|health| Instant::now().checked_add(health.interval));
         } else {
-            self.ask(pool, |asked, place| !asked.contains(place)).await;
+            self.ask(pool, |asked, address| !asked.contains(address)).await;
         }
     }
 
     /// Looks up every name. While one cannot be, the addresses that it had serve. Returns whether each has any.
     async fn look_up(&mut self, pool: &Pool) -> bool {
         let mut servers = Vec::new();
-        for (address, weight) in &pool.upstream().servers {
-            let (host, port) = match address {
-                Address::Place(place) => {
-                    servers.push((place.clone(), *weight));
+        for (location, weight) in &pool.upstream().servers {
+            let (host, port) = match location {
+                Location::Address(address) => {
+                    servers.push((address.clone(), *weight));
                     continue;
                 }
-                Address::Name(host, port) => (host, *port),
+                Location::Name(host, port) => (host, *port),
             };
             let known = self.found.entry((host.clone(), port)).or_default();
             match look_up(host, port).await {
@@ -117,14 +117,14 @@ impl Keeper {
                     tracing::warn!(upstream = pool.name(), host, %error, "no look-up; the last addresses serve");
                 }
             }
-            servers.extend(known.iter().map(|found| (Place::Network(*found), *weight)));
+            servers.extend(known.iter().map(|found| (Address::Tcp(*found), *weight)));
         }
         pool.learn(servers);
         self.found.values().all(|known| !known.is_empty())
     }
 
     /// Asks those servers how they are that are `wanted`, all at once.
-    async fn ask(&mut self, pool: &Pool, wanted: impl Fn(&HashSet<Place>, &Place) -> bool) {
+    async fn ask(&mut self, pool: &Pool, wanted: impl Fn(&HashSet<Address>, &Address) -> bool) {
         let upstream = pool.upstream();
         let Some(health) = &upstream.health else { return };
         let trust = match self.trusts.of(pool) {
@@ -135,10 +135,10 @@ impl Keeper {
         };
         let question = Question { upstream, health, trust };
         let servers = pool.servers();
-        let wanted: Vec<_> = servers.iter().filter(|server| wanted(&self.asked, server.place())).collect();
-        let answers = join_all(wanted.iter().map(|server| question.put(server.place()))).await;
+        let wanted: Vec<_> = servers.iter().filter(|server| wanted(&self.asked, server.address())).collect();
+        let answers = join_all(wanted.iter().map(|server| question.put(server.address()))).await;
         for (server, answer) in wanted.iter().zip(answers) {
-            let first = self.asked.insert(server.place().clone());
+            let first = self.asked.insert(server.address().clone());
             let changed = server.note_health(answer.is_ok(), first, health);
             match (changed, answer) {
                 (true, Ok(())) => {
@@ -150,7 +150,7 @@ impl Keeper {
                 (false, _) => {}
             }
         }
-        self.asked.retain(|place| servers.iter().any(|server| server.place() == place));
+        self.asked.retain(|address| servers.iter().any(|server| server.address() == address));
     }
 }
 

@@ -1,35 +1,27 @@
 //! Where a server of an upstream listens: as configured, and as found.
 
 use std::{
-    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
 
 use url::Url;
 
+use crate::base::address::Address;
+
 /// Where a server is said to be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
+pub enum Location {
     /// At whatever addresses this name has, on this port.
     Name(String, u16),
     /// There.
-    Place(Place),
-}
-
-/// Where a server can be connected to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Place {
-    /// An address of the network.
-    Network(SocketAddr),
-    /// A socket of the file system.
-    Socket(PathBuf),
+    Address(Address),
 }
 
 /// Bytes of a socket's path, which the system bounds.
 const SOCKET_BYTES_MAX: usize = 100;
 
-impl Address {
+impl Location {
     /// `host:port` or `unix:/path`.
     pub fn parse(text: &str) -> Option<Self> {
         if text.starts_with("unix:") {
@@ -45,23 +37,14 @@ impl Address {
     pub fn socket(text: &str) -> Option<Self> {
         let path = PathBuf::from(text.strip_prefix("unix:")?);
         let fits = path.is_absolute() && path.as_os_str().len() <= SOCKET_BYTES_MAX;
-        fits.then_some(Self::Place(Place::Socket(path)))
+        fits.then_some(Self::Address(Address::Unix(path)))
     }
 
     /// `host`, a name or an address without brackets, on `port`.
     pub fn at(host: &str, port: u16) -> Self {
         match host.parse::<IpAddr>() {
-            Ok(ip) => Self::Place(Place::Network(SocketAddr::new(ip, port))),
+            Ok(ip) => Self::Address(Address::Tcp(SocketAddr::new(ip, port))),
             Err(_) => Self::Name(host.to_owned(), port),
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Network(address) => address.fmt(f),
-            Self::Socket(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -113,9 +96,9 @@ mod tests {
 
     #[test]
     fn an_address_is_host_and_port_or_a_socket() {
-        let shown = |text: &str| match Address::parse(text)? {
-            Address::Name(host, port) => Some(format!("name {host} {port}")),
-            Address::Place(place) => Some(place.to_string()),
+        let shown = |text: &str| match Location::parse(text)? {
+            Location::Name(host, port) => Some(format!("name {host} {port}")),
+            Location::Address(address) => Some(address.to_string()),
         };
         for (text, expected) in [
             ("10.0.0.1:80", "10.0.0.1:80"),

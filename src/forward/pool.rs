@@ -13,11 +13,12 @@ use std::{
 use arc_swap::ArcSwap;
 
 use super::{
-    address::{Address, Place},
+    address::Location,
     balance::{Balance, pull, seed, turns},
     server::{Server, State},
     upstream::{SERVERS_MAX, Upstream, Upstreams},
 };
+use crate::base::address::Address;
 
 /// An upstream at work.
 #[derive(Debug)]
@@ -85,8 +86,8 @@ impl Pool {
             retries: AtomicU64::new(0),
         };
         let placed = upstream.servers.iter().filter_map(|(address, weight)| match address {
-            Address::Place(place) => Some((place.clone(), *weight)),
-            Address::Name(..) => None,
+            Location::Address(address) => Some((address.clone(), *weight)),
+            Location::Name(..) => None,
         });
         pool.learn(placed.collect());
         pool
@@ -113,15 +114,15 @@ impl Pool {
     }
 
     /// Its servers are these now, with their weights. Of those that it had before is known what was.
-    pub fn learn(&self, found: Vec<(Place, u32)>) {
+    pub fn learn(&self, found: Vec<(Address, u32)>) {
         let before = self.servers.load();
         let mut all: Vec<Arc<Server>> = Vec::new();
-        for (place, weight) in found.into_iter().take(SERVERS_MAX) {
-            if all.iter().any(|other| *other.place() == place) {
+        for (address, weight) in found.into_iter().take(SERVERS_MAX) {
+            if all.iter().any(|other| *other.address() == address) {
                 continue;
             }
-            let known = before.all.iter().find(|server| *server.place() == place && server.weight() == weight);
-            all.push(known.cloned().unwrap_or_else(|| Arc::new(Server::new(place, weight))));
+            let known = before.all.iter().find(|server| *server.address() == address && server.weight() == weight);
+            all.push(known.cloned().unwrap_or_else(|| Arc::new(Server::new(address, weight))));
         }
         let same =
             all.len() == before.all.len() && all.iter().zip(&before.all).all(|(one, other)| Arc::ptr_eq(one, other));
@@ -158,20 +159,20 @@ impl Pool {
     }
 
     /// Whether another server than those that were `tried` could get a request.
-    pub fn has_other(&self, tried: &[Place], now: Instant) -> bool {
+    pub fn has_other(&self, tried: &[Address], now: Instant) -> bool {
         let now = self.since_birth(now);
         self.servers
             .load()
             .all
             .iter()
-            .any(|server| server.state(now) == State::Available && !tried.contains(server.place()))
+            .any(|server| server.state(now) == State::Available && !tried.contains(server.address()))
     }
 
     /// A turn for a request of `key` at a server, at one that was not `tried` if there is any.
     ///
     /// # Errors
     /// [`NoServer`] where none gets it.
-    pub fn choose(self: &Arc<Self>, key: u64, tried: &[Place], now: Instant) -> Result<Turn, NoServer> {
+    pub fn choose(self: &Arc<Self>, key: u64, tried: &[Address], now: Instant) -> Result<Turn, NoServer> {
         let busy = self.under_way.fetch_add(1, Ordering::Relaxed);
         let chosen = if self.upstream.requests_max.is_some_and(|max| busy >= max) {
             Err(NoServer::Busy)
@@ -193,7 +194,7 @@ impl Pool {
         }
     }
 
-    fn server(&self, key: u64, tried: &[Place], now: u64) -> Result<Arc<Server>, NoServer> {
+    fn server(&self, key: u64, tried: &[Address], now: u64) -> Result<Arc<Server>, NoServer> {
         let servers = self.servers.load();
         if servers.all.is_empty() {
             return Err(NoServer::Unknown);
@@ -201,7 +202,7 @@ impl Pool {
         // Whoever comes first after an ejection is alone with that server until it is known how it answers; each other looks on.
         let alone_until = now.saturating_add(millis(self.upstream.ejection.duration));
         for _ in 0..=servers.all.len() {
-            let untried = |server: &Server| server.state(now) == State::Available && !tried.contains(server.place());
+            let untried = |server: &Server| server.state(now) == State::Available && !tried.contains(server.address());
             let first = tried.is_empty();
             let chosen = self.pick(&servers, key, first, untried);
             let available = |server: &Server| server.state(now) == State::Available;
@@ -265,7 +266,7 @@ impl Pool {
     /// Leaves `server` alone, unless too many are already.
     fn eject(&self, server: &Server, now: u64) {
         let servers = self.servers.load();
-        let others = servers.all.iter().filter(|other| other.place() != server.place());
+        let others = servers.all.iter().filter(|other| other.address() != server.address());
         let ejected = others.filter(|other| other.state(now) == State::Ejected).count();
         let percent_max = self.upstream.ejection.percent_max;
         if ejected.saturating_add(1).saturating_mul(100) > servers.all.len().saturating_mul(percent_max) {
@@ -396,25 +397,25 @@ mod tests {
         let pool = pool(&THREE.replace("addresses", "balance: least_requests\naddresses"));
         let now = Instant::now();
         let turns: Vec<_> = (0..3).map(|_| pool.choose(0, &[], now).unwrap()).collect();
-        let busiest: Vec<_> = turns.iter().map(|turn| turn.server().place().clone()).collect();
-        assert!(busiest.iter().enumerate().all(|(index, place)| !busiest[..index].contains(place)));
+        let busiest: Vec<_> = turns.iter().map(|turn| turn.server().address().clone()).collect();
+        assert!(busiest.iter().enumerate().all(|(index, address)| !busiest[..index].contains(address)));
         let [first, ..] = &busiest[..] else { panic!("three turns") };
         drop(turns.into_iter().next());
-        assert_eq!(pool.choose(0, &[], now).unwrap().server().place(), first);
+        assert_eq!(pool.choose(0, &[], now).unwrap().server().address(), first);
     }
 
     #[test]
     fn a_user_keeps_its_server_while_that_is_available() {
         let pool = pool(&THREE.replace("addresses", "balance: user_hash\naddresses"));
         let now = Instant::now();
-        let server = |key| pool.choose(key, &[], now).unwrap().server().place().clone();
+        let server = |key| pool.choose(key, &[], now).unwrap().server().address().clone();
         let before: Vec<_> = (0..200).map(|key| (key, server(key))).collect();
-        assert!(before.iter().all(|(key, place)| server(*key) == *place));
+        assert!(before.iter().all(|(key, address)| server(*key) == *address));
         let gone = before[0].1.clone();
         let turn = pool.choose(before[0].0, &[], now).unwrap();
         (0..5).for_each(|_| turn.failed(now));
-        for (key, place) in before {
-            assert_eq!(server(key) == place, place != gone, "{key}");
+        for (key, address) in before {
+            assert_eq!(server(key) == address, address != gone, "{key}");
         }
     }
 
@@ -495,12 +496,12 @@ mod tests {
     fn a_request_goes_to_another_server_than_the_one_that_failed_it_if_there_is_one() {
         let pool = pool(THREE);
         let now = Instant::now();
-        let places: Vec<_> = pool.servers().iter().map(|server| server.place().clone()).collect();
+        let addresses: Vec<_> = pool.servers().iter().map(|server| server.address().clone()).collect();
         for _ in 0..6 {
-            assert_eq!(pool.choose(0, &places[..2], now).unwrap().server().place(), &places[2]);
+            assert_eq!(pool.choose(0, &addresses[..2], now).unwrap().server().address(), &addresses[2]);
         }
-        assert!(pool.has_other(&places[..2], now) && !pool.has_other(&places, now));
-        assert!(pool.choose(0, &places, now).is_ok());
+        assert!(pool.has_other(&addresses[..2], now) && !pool.has_other(&addresses, now));
+        assert!(pool.choose(0, &addresses, now).is_ok());
         assert_eq!(pool.retries(), 7);
     }
 
@@ -509,11 +510,11 @@ mod tests {
         let named = pool("url: http://orders.internal:80\nejection: { percent_max: 100 }");
         let now = Instant::now();
         assert_eq!(named.choose(0, &[], now).unwrap_err(), NoServer::Unknown);
-        let place = |last| Place::Network(([10, 0, 0, last], 80).into());
-        named.learn(vec![(place(1), 1), (place(2), 1), (place(1), 1)]);
+        let address = |last| Address::Tcp(([10, 0, 0, last], 80).into());
+        named.learn(vec![(address(1), 1), (address(2), 1), (address(1), 1)]);
         assert_eq!(named.servers().len(), 2);
         asked(&named, now, 10, |name| name.contains(".1:"));
-        named.learn(vec![(place(3), 1), (place(1), 1)]);
+        named.learn(vec![(address(3), 1), (address(1), 1)]);
         let states: Vec<_> =
             named.states(now).iter().map(|(server, state)| (server.name().to_string(), *state)).collect();
         assert_eq!(states, [("10.0.0.3:80".into(), State::Available), ("10.0.0.1:80".into(), State::Ejected)]);

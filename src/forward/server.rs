@@ -5,12 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
 
-use super::{address::Place, balance::seed, watch::Health};
+use super::{balance::seed, watch::Health};
+use crate::base::address::Address;
 
 /// A server of an upstream.
 #[derive(Debug)]
 pub struct Server {
-    place: Place,
+    address: Address,
     name: Arc<str>,
     weight: u32,
     seed: u64,
@@ -51,11 +52,11 @@ impl State {
 }
 
 impl Server {
-    pub(super) fn new(place: Place, weight: u32) -> Self {
+    pub(super) fn new(address: Address, weight: u32) -> Self {
         Self {
-            seed: seed(&place),
-            name: place.to_string().into(),
-            place,
+            seed: seed(&address),
+            name: address.to_string().into(),
+            address,
             weight,
             under_way: AtomicUsize::new(0),
             unwell: AtomicBool::new(false),
@@ -66,8 +67,8 @@ impl Server {
     }
 
     /// Where it is.
-    pub const fn place(&self) -> &Place {
-        &self.place
+    pub const fn address(&self) -> &Address {
+        &self.address
     }
 
     /// How records name it.

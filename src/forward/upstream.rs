@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{
-    address::{Address, Origin},
+    address::{Location, Origin},
     balance::Balance,
     watch::{Ejection, EjectionConfig, Health, HealthConfig},
 };
@@ -98,7 +98,7 @@ pub struct UpstreamTlsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Upstream {
     /// Its servers, and each one's share.
-    pub servers: Vec<(Address, u32)>,
+    pub servers: Vec<(Location, u32)>,
     /// Which of them gets a request.
     pub balance: Balance,
     /// Whether HTTP/2 is spoken.
@@ -198,12 +198,12 @@ impl UpstreamConfig {
         problems.into_result(upstream)
     }
 
-    fn origin(&self) -> Result<(Origin, Address), Problem> {
+    fn origin(&self) -> Result<(Origin, Location), Problem> {
         let text = &self.url.value;
-        let origin = match Address::socket(text) {
+        let origin = match Location::socket(text) {
             Some(socket) => Some((Origin { host: "localhost".to_owned(), port: 80, tls: false }, socket)),
             None => Url::parse(text).ok().and_then(|url| Origin::of(&url)).map(|origin| {
-                let own = Address::at(&origin.host, origin.port);
+                let own = Location::at(&origin.host, origin.port);
                 (origin, own)
             }),
         };
@@ -213,12 +213,12 @@ impl UpstreamConfig {
         })
     }
 
-    fn servers(&self) -> Result<Vec<(Address, u32)>, Problems> {
+    fn servers(&self) -> Result<Vec<(Location, u32)>, Problems> {
         let mut problems = Problems::default();
         let mut servers = Vec::new();
         for ServerConfig { address, weight } in &self.addresses {
             let weight = problems.keep(bounded(weight.as_ref(), "weight", 1, 1..=100));
-            match Address::parse(&address.value) {
+            match Location::parse(&address.value) {
                 Some(known) if servers.iter().any(|(other, _)| *other == known) => {
                     let problem = Problem::at(address, format!("`{}` is there twice", address.value));
                     problems.push(problem.fix("give it a `weight` instead"));
@@ -249,7 +249,7 @@ impl UpstreamConfig {
         let authorities = problems.keep(authorities);
         let shown = problems.keep(config.map_or(Ok(None), |tls| tls.shown(files)));
         let name = config.and_then(|tls| tls.server_name.as_ref());
-        let is_name = |name: &str| Address::parse(&format!("{name}:443")).is_some();
+        let is_name = |name: &str| Location::parse(&format!("{name}:443")).is_some();
         if let Some(name) = name.filter(|name| !is_name(&name.value)) {
             problems.push(Problem::at(name, format!("`{}` is not the name of a server", name.value)));
         }
