@@ -114,6 +114,21 @@ async fn a_refused_request_without_a_body_leaves_the_connection_to_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_requests_that_are_sent_together_the_first_is_answered_and_the_connection_is_closed() {
+    let mut house = gate(None).await;
+    let bearer = format!("host: gate\r\nauthorization: Bearer {}\r\n\r\n", good_token());
+    let [allowed, refused] = ["user-1", "user-2"].map(|user| format!("GET /users/{user}/data HTTP/1.1\r\n{bearer}"));
+    for (first, status) in [(&allowed, 200), (&refused, 403)] {
+        let before = house.service.received();
+        let mut stream = TcpStream::connect(house.app.address()).await.unwrap();
+        stream.write_all(format!("{first}{allowed}{allowed}").as_bytes()).await.unwrap();
+        assert_eq!(statuses(&mut stream).await, (vec![status], true));
+        assert_eq!(house.service.received(), before + u64::from(status == 200));
+        assert!(house.record().await.is_some_and(|it| it.status == status) && house.record().await.is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_refused_while_it_sends_a_large_body_sees_why() {
     let mut house = gate(None).await;
     for (status, code, head) in refused() {
