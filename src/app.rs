@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
         Arc,
@@ -32,7 +33,7 @@ use crate::{
     server::{
         admin,
         fetch::HttpFetch,
-        handover::{HandoverError, Sockets},
+        handover::{HandoverError, Sockets, TakenOver},
         http1::Serving,
         listener::{Listener, Place, Way},
         socket::Listening,
@@ -57,6 +58,7 @@ pub struct App {
     admin_address: Address,
     draining: Arc<AtomicBool>,
     sockets: Arc<Sockets>,
+    bequest: Option<UnixStream>,
     works: Arc<Works>,
     reloads: Arc<Reloads>,
     reloader: Option<Reloader>,
@@ -162,7 +164,7 @@ impl App {
             }
         }
         // INVARIANT: no connection is taken from a socket that another gate serves before that has heard that this one is ready.
-        sockets.take_over().await?;
+        let bequest = sockets.take_over().await?;
         let draining = Arc::new(AtomicBool::new(false));
         let reloads = Arc::new(Reloads::default());
         let admin_token = Arc::new(ArcSwapOption::from_pointee(servers.admin_token.clone()));
@@ -180,7 +182,19 @@ impl App {
         let drain = ArcSwap::from_pointee(servers.drain);
         let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, drain, servers: compiled.servers });
         let (sockets, reloader) = (Arc::new(sockets), None);
-        Ok(Self { listener, addresses, admin, admin_address, draining, sockets, works, reloads, reloader, gate })
+        Ok(Self {
+            listener,
+            addresses,
+            admin,
+            admin_address,
+            draining,
+            sockets,
+            bequest,
+            works,
+            reloads,
+            reloader,
+            gate,
+        })
     }
 
     /// Keeps the gate up with the configuration at `path`, of which `sights` saw the version that it was started with.
@@ -212,12 +226,17 @@ impl App {
         **self.works.drain.load()
     }
 
-    /// Starts the program anew on the same sockets, as it is on disk now; gives its number once it takes connections. What is
+    /// Over what the gate before sends its records, once.
+    pub const fn bequest(&mut self) -> Option<UnixStream> {
+        self.bequest.take()
+    }
+
+    /// Starts the program anew on the same sockets, as it is on disk now; tells of it once it takes connections. What is
     /// left to do then is to [`hand_over`](Self::hand_over).
     ///
     /// # Errors
     /// [`HandoverError`]; this gate serves as before.
-    pub fn pass_on(&self) -> impl Future<Output = Result<u32, HandoverError>> + Send + use<> {
+    pub fn pass_on(&self) -> impl Future<Output = Result<TakenOver, HandoverError>> + Send + use<> {
         let sockets = self.sockets.clone();
         async move { sockets.pass_on().await }
     }

@@ -3,6 +3,7 @@
 
 pub mod chain;
 pub mod file;
+pub mod heir;
 pub mod lines;
 
 use std::sync::Arc;

@@ -85,7 +85,7 @@ impl std::fmt::Debug for RecordFile {
 struct NoKey;
 
 /// The longest line that is read back, in bytes.
-const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub(super) const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 impl RecordFile {
     /// Opens the file that is there, to go on where it ends, or begins one.
@@ -100,8 +100,7 @@ impl RecordFile {
             Some(_) => (before(&settings.path)?, None),
             None => (BEGIN, None),
         };
-        let key = settings.chain.as_ref().and_then(|chain| chain.key.as_ref());
-        let signer = key.map(|key| Signer::of(key.expose()).ok_or_else(|| invalid(NoKey))).transpose()?;
+        let signer = signer(&settings)?;
         let now = Instant::now();
         let mut this =
             Self { settings, signer, file, bytes, opened: now, chain, signed: now, unsigned: false, dropped: 0 };
@@ -120,6 +119,15 @@ impl RecordFile {
         }
         this.finish()?;
         Ok(this)
+    }
+
+    /// Sees that it could be opened, whoever writes to it now.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub fn check(settings: &FileSettings) -> io::Result<()> {
+        signer(settings)?;
+        OpenOptions::new().create(true).append(true).open(&settings.path).map(drop)
     }
 
     /// Adds records until one cannot be. Returns how many were not, and why.
@@ -191,10 +199,7 @@ impl RecordFile {
 
     /// Whoever moves the file away gets no more in it.
     fn follow(&mut self) -> io::Result<()> {
-        let ours = self.file.metadata()?;
-        let same =
-            fs::metadata(&self.settings.path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()));
-        if same { Ok(()) } else { self.begin_file() }
+        if is_at(&self.file, &self.settings.path)? { Ok(()) } else { self.begin_file() }
     }
 
     fn is_due(&self) -> bool {
@@ -238,14 +243,27 @@ impl RecordFile {
     }
 }
 
+fn signer(settings: &FileSettings) -> io::Result<Option<Signer>> {
+    let key = settings.chain.as_ref().and_then(|chain| chain.key.as_ref());
+    key.map(|key| Signer::of(key.expose()).ok_or_else(|| invalid(NoKey))).transpose()
+}
+
 /// The file at `path`, for as long as it is open for this gate alone.
 fn append(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) if is_at(&file, path)? => Ok(file),
+        // Whoever had it has moved it away meanwhile.
+        Ok(()) => Err(io::ErrorKind::ResourceBusy.into()),
         Err(TryLockError::WouldBlock) => Err(io::Error::new(io::ErrorKind::ResourceBusy, "another gate writes to it")),
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Whether that is the file at `path`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    Ok(fs::metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())))
 }
 
 fn time() -> String {

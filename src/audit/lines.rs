@@ -43,9 +43,17 @@ pub trait Out: Send + 'static {
     fn rest(&mut self, ends: bool) -> io::Result<()>;
 }
 
+/// What the writer is sent.
+enum Message {
+    /// A record.
+    Line(Vec<u8>),
+    /// What the lines that come later are written to.
+    Turn(Box<dyn Out>),
+}
+
 /// The queue.
 pub struct Lines {
-    sender: Mutex<Option<SyncSender<Vec<u8>>>>,
+    sender: Mutex<Option<SyncSender<Message>>>,
     state: Arc<State>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -77,7 +85,7 @@ impl Lines {
         let state = Arc::new(State { records, bytes, failing, written, dropped });
         let shared = state.clone();
         let thread = std::thread::Builder::new().name("records".into());
-        let writer = thread.spawn(move || drain(&receiver, out, &shared))?;
+        let writer = thread.spawn(move || drain(&receiver, Box::new(out), &shared))?;
         Ok(Self { sender: Mutex::new(Some(sender)), state, writer: Mutex::new(Some(writer)) })
     }
 
@@ -86,6 +94,25 @@ impl Lines {
         drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
         if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = writer.join();
+        }
+    }
+
+    /// Writes to `out` from here on; what was written to before is closed once what waits now is there.
+    pub fn turn_to(&self, out: impl Out) {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(sender) = sender {
+            let _ = sender.send(Message::Turn(Box::new(out)));
+        }
+    }
+
+    /// Takes a record that another gate made; waits while the queue is full.
+    pub fn take_over(&self, line: Vec<u8>) {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (state, bytes) = (&self.state, line.len());
+        state.enter_anyway(bytes);
+        if sender.is_none_or(|sender| sender.send(Message::Line(line)).is_err()) {
+            state.leave(1, bytes);
+            state.dropped.inc();
         }
     }
 
@@ -100,7 +127,7 @@ impl Sink for Lines {
         let queued = serde_json::to_vec(record).ok().filter(|line| self.state.enter(line)).is_some_and(|line| {
             let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
             let bytes = line.len();
-            let sent = sender.as_ref().is_some_and(|sender| sender.try_send(line).is_ok());
+            let sent = sender.as_ref().is_some_and(|sender| sender.try_send(Message::Line(line)).is_ok());
             if !sent {
                 self.state.leave(1, bytes);
             }
@@ -121,9 +148,13 @@ impl Sink for Lines {
 }
 
 impl State {
-    fn enter(&self, line: &[u8]) -> bool {
-        let before = self.bytes.fetch_add(line.len(), Ordering::Relaxed);
+    fn enter_anyway(&self, bytes: usize) -> usize {
         self.records.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed)
+    }
+
+    fn enter(&self, line: &[u8]) -> bool {
+        let before = self.enter_anyway(line.len());
         let fits = before.saturating_add(line.len()) <= QUEUE_BYTES_MAX;
         if !fits {
             self.leave(1, line.len());
@@ -147,11 +178,20 @@ impl State {
 }
 
 /// Writes lines until no sender is left, all that wait together.
-fn drain(receiver: &Receiver<Vec<u8>>, mut out: impl Out, state: &State) {
+fn drain(receiver: &Receiver<Message>, mut out: Box<dyn Out>, state: &State) {
     loop {
         match receiver.recv_timeout(IDLE_EVERY) {
             Ok(first) => {
-                let lines: Vec<_> = std::iter::once(first).chain(receiver.try_iter()).take(BATCH_MAX).collect();
+                let (mut lines, mut turn) = (Vec::new(), None);
+                for message in std::iter::once(first).chain(receiver.try_iter()) {
+                    match message {
+                        Message::Line(line) => lines.push(line),
+                        Message::Turn(next) => turn = Some(next),
+                    }
+                    if turn.is_some() || lines.len() == BATCH_MAX {
+                        break;
+                    }
+                }
                 let (records, bytes) = (lines.len(), lines.iter().map(Vec::len).sum());
                 let outcome = out.write(lines);
                 state.leave(records, bytes);
@@ -162,6 +202,10 @@ fn drain(receiver: &Receiver<Vec<u8>>, mut out: impl Out, state: &State) {
                 state.note(outcome.as_ref().map_err(|(_, error)| error));
                 if let (Ok(()), Err(error)) = (&outcome, out.rest(false)) {
                     state.note(Err::<(), _>(&error));
+                }
+                if let Some(next) = turn {
+                    state.note(out.rest(true).as_ref());
+                    out = next;
                 }
             }
             Err(RecvTimeoutError::Timeout) => state.note(out.rest(false).as_ref()),

@@ -18,13 +18,21 @@ use std::{
 use clap::{Parser, Subcommand};
 use futures_util::{FutureExt, future::OptionFuture};
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
+};
 use tracing::Level;
 use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     app::{App, StartError},
-    audit::{Lines, file::RecordFile, lines::Stream},
+    audit::{
+        Lines,
+        file::RecordFile,
+        heir::{Bequest, Heir},
+        lines::Stream,
+    },
     authoring::lint::{self, Lint, Oddity},
     base::{
         clock::SystemClock,
@@ -35,7 +43,7 @@ use crate::{
     doors::trust,
     metrics::Metrics,
     server::{
-        handover::{self, Sockets},
+        handover::{self, Sockets, TakenOver},
         probe, tls,
     },
 };
@@ -220,7 +228,7 @@ fn schema() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn serve(path: PathBuf, sockets: Sockets) -> ExitCode {
+async fn serve(path: PathBuf, mut sockets: Sockets) -> ExitCode {
     let sights = Arc::default();
     let loaded = match config::load_noting(&path, &sights) {
         Ok(loaded) => loaded,
@@ -234,11 +242,14 @@ async fn serve(path: PathBuf, sockets: Sockets) -> ExitCode {
         Ok(sinks) => sinks,
         Err(problems) => return bad_config(&path, &problems),
     };
-    let is_filed = sinks.file.is_some();
-    let lines = match records(sinks, &metrics) {
-        Ok(lines) => Arc::new(lines),
+    let has_predecessor = sockets.has_predecessor();
+    let (lines, file) = match records(sinks, &metrics, has_predecessor) {
+        Ok(Written { all, file }) => (Arc::new(all), file),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
+    if file.is_some() {
+        sockets.take_records();
+    }
     let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined2()];
     let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup), Ok(mut anew)] = kinds.map(signal) else {
         return fail("portcullis: no signals\n");
@@ -251,6 +262,11 @@ async fn serve(path: PathBuf, sockets: Sockets) -> ExitCode {
     let listen: Vec<_> = app.addresses().iter().map(ToString::to_string).collect();
     tracing::info!(listen = listen.join(", "), admin = %app.admin_address(), "the gate stands");
     app.follow(path, sights);
+    let bequest = file.clone().zip(app.bequest()).map(|(file, line)| Bequest::read(line, file));
+    let bequest = match bequest.transpose() {
+        Ok(bequest) => bequest,
+        Err(error) => return fail(&format!("portcullis: {error}\n")),
+    };
     let mut passing = None;
     let is_patient = loop {
         tokio::select! {
@@ -258,17 +274,16 @@ async fn serve(path: PathBuf, sockets: Sockets) -> ExitCode {
             // Somebody at a terminal, for whom no load balancer looks.
             _ = interrupt.recv() => break false,
             _ = hangup.recv() => app.reload(),
-            // Each record in a file is linked to the one before: two gates that write to it would break the chain.
-            _ = anew.recv(), if passing.is_none() => if is_filed {
-                tracing::error!("no other gate takes over: records go to a file, which one gate alone can write; restart the gate");
-            } else {
-                passing = Some(app.pass_on().boxed());
-            },
+            _ = anew.recv(), if passing.is_none() => passing = Some(app.pass_on().boxed()),
             Some(passed) = OptionFuture::from(passing.as_mut()) => match passed {
-                Ok(process) => {
+                Ok(TakenOver { process, records }) => {
                     tracing::info!(process, "another gate has taken over; draining");
+                    // One gate alone writes to a file: what is still to be recorded here goes there by the other one.
+                    if let Some((file, line)) = file.zip(records) {
+                        let _ = spawn_blocking(move || file.turn_to(Stream::to(line))).await;
+                    }
                     app.hand_over().await;
-                    lines.iter().for_each(|lines| lines.close());
+                    close(bequest, lines).await;
                     return ExitCode::SUCCESS;
                 }
                 Err(error) => {
@@ -286,25 +301,47 @@ async fn serve(path: PathBuf, sockets: Sockets) -> ExitCode {
     }
     let patience = app.drain().patience;
     app.stop(patience).await;
-    lines.iter().for_each(|lines| lines.close());
+    close(bequest, lines).await;
     ExitCode::SUCCESS
 }
 
+/// Writes what is left of records.
+async fn close(bequest: Option<Bequest>, lines: Arc<Vec<Arc<Lines>>>) {
+    let close = move || {
+        if let Some(bequest) = bequest {
+            bequest.close();
+        }
+        lines.iter().for_each(|lines| lines.close());
+    };
+    let _ = spawn_blocking(close).await;
+}
+
 /// What records are written to.
-fn records(sinks: RecordSinks, metrics: &Metrics) -> std::io::Result<Vec<Arc<Lines>>> {
-    let mut all = Vec::new();
+struct Written {
+    all: Vec<Arc<Lines>>,
+    /// That of these which is the file.
+    file: Option<Arc<Lines>>,
+}
+
+/// Opens what records are written to. The file of one that `has_predecessor` is open once that has closed it.
+fn records(sinks: RecordSinks, metrics: &Metrics, has_predecessor: bool) -> std::io::Result<Written> {
+    let (mut all, mut filed) = (Vec::new(), None);
     if sinks.stdout {
         let (written, dropped) = metrics.records("stdout");
         all.push(Arc::new(Lines::new(Stream::to(std::io::stdout()), written, dropped)?));
     }
     if let Some(settings) = sinks.file {
         let path = settings.path.display().to_string();
-        let file = RecordFile::open(settings);
-        let file = file.map_err(|error| std::io::Error::new(error.kind(), format!("records to `{path}`: {error}")))?;
         let (written, dropped) = metrics.records("file");
-        all.push(Arc::new(Lines::new(file, written, dropped)?));
+        let lines = match has_predecessor {
+            true => Heir::of(settings).and_then(|heir| Lines::new(heir, written, dropped)),
+            false => RecordFile::open(settings).and_then(|file| Lines::new(file, written, dropped)),
+        };
+        let lines =
+            lines.map_err(|error| std::io::Error::new(error.kind(), format!("records to `{path}`: {error}")))?;
+        all.push(filed.insert(Arc::new(lines)).clone());
     }
-    Ok(all)
+    Ok(Written { all, file: filed })
 }
 
 /// The longest a health check takes.

@@ -37,6 +37,9 @@ const FIRST: i32 = 3;
 /// What is said on the line, either way.
 const WORD: u8 = b'.';
 
+/// What a gate says that is ready and takes the records of the one before, in their file's stead.
+const WORD_WITH_RECORDS: u8 = b'+';
+
 /// Why sockets were not handed over.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
@@ -70,6 +73,16 @@ pub struct Sockets {
     /// A Unix socket at work.
     file: Option<Address>,
     predecessor: Option<StdStream>,
+    takes_records: bool,
+}
+
+/// A gate that has taken over.
+#[derive(Debug)]
+pub struct TakenOver {
+    /// The number of its process.
+    pub process: u32,
+    /// Where it takes records, one JSON object a line.
+    pub records: Option<StdStream>,
 }
 
 impl Sockets {
@@ -127,42 +140,51 @@ impl Sockets {
         self.predecessor.is_some()
     }
 
-    /// Tells whoever started this process that it is ready. After that it may take connections.
+    /// The gate before will be asked for the records of what is under way with it.
+    pub const fn take_records(&mut self) {
+        self.takes_records = true;
+    }
+
+    /// Tells whoever started this process that it is ready. After that it may take connections. Over what comes back the gate
+    /// before sends records, where that was [asked for](Self::take_records).
     ///
     /// # Errors
     /// [`HandoverError::Gone`], when the gate before goes on by itself.
-    pub async fn take_over(&mut self) -> Result<(), HandoverError> {
+    pub async fn take_over(&mut self) -> Result<Option<StdStream>, HandoverError> {
         let Some(line) = self.predecessor.take() else {
             tell(&[NotifyState::Ready]);
-            return Ok(());
+            return Ok(None);
         };
         let mut line = open(line)?;
+        let word = if self.takes_records { WORD_WITH_RECORDS } else { WORD };
         // INVARIANT: never do two gates serve that do not know of each other. A word that was not heard is not answered.
-        line.write_u8(WORD).await.map_err(|_| HandoverError::Gone)?;
+        line.write_u8(word).await.map_err(|_| HandoverError::Gone)?;
         line.read_u8().await.map_err(|_| HandoverError::Gone)?;
-        Ok(())
+        self.takes_records.then(|| close(line)).transpose()
     }
 
     /// Starts the program anew, as it is on disk now and with the same arguments, on these sockets. When this returns, the new
-    /// process (whose number it gives) takes connections; on an error it has been ended.
+    /// process takes connections; on an error it has been ended.
     ///
     /// # Errors
     /// [`HandoverError`]; this process is as it was.
-    pub async fn pass_on(&self) -> Result<u32, HandoverError> {
+    pub async fn pass_on(&self) -> Result<TakenOver, HandoverError> {
         if let Some(file) = &self.file {
             return Err(HandoverError::File(file.clone()));
         }
         let (ours, theirs) = StdStream::pair()?;
         let mut successor = Successor(Some(self.command(theirs)?.spawn()?));
         let mut line = open(ours)?;
-        if timeout(PATIENCE, line.read_u8()).await.map_err(|_| HandoverError::Slow)?.is_err() {
+        let Ok(word) = timeout(PATIENCE, line.read_u8()).await.map_err(|_| HandoverError::Slow)? else {
             successor.last_words().await;
             return Err(HandoverError::Gone);
-        }
+        };
         line.write_u8(WORD).await.map_err(|_| HandoverError::Gone)?;
-        let id = successor.release().ok_or(HandoverError::Gone)?;
-        tell(&[NotifyState::MainPid(id)]);
-        Ok(id)
+        let process = successor.release().ok_or(HandoverError::Gone)?;
+        tell(&[NotifyState::MainPid(process)]);
+        // The other gate serves already, whatever becomes of the line.
+        let records = (word == WORD_WITH_RECORDS).then(|| close(line).ok()).flatten();
+        Ok(TakenOver { process, records })
     }
 
     /// This program, with these sockets and its end of the line.
@@ -195,6 +217,13 @@ fn connected(socket: Option<UnixListener>) -> Option<StdStream> {
 fn open(line: StdStream) -> io::Result<UnixStream> {
     line.set_nonblocking(true)?;
     UnixStream::from_std(line)
+}
+
+/// For whoever reads or writes it in a thread of his own.
+fn close(line: UnixStream) -> Result<StdStream, HandoverError> {
+    let line = line.into_std()?;
+    line.set_nonblocking(false)?;
+    Ok(line)
 }
 
 /// A gate that is starting; dropping it ends it.

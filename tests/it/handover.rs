@@ -88,6 +88,15 @@ impl Drop for Line {
     }
 }
 
+/// Ends the threads of a test that go on until then, however it ends.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn wait(mut done: impl FnMut() -> bool, what: impl Fn() -> String) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
@@ -122,6 +131,7 @@ fn a_gate_takes_over_as_often_as_it_is_told_to_and_no_request_is_lost() {
                 lost.fetch_add(usize::from(!line.is_served()), Ordering::Relaxed);
             }
         });
+        let _ends = Ends(&ended);
         let mut process = line.first.id().to_string();
         for times in 1..=3 {
             signal("USR2", &process);
@@ -130,13 +140,79 @@ fn a_gate_takes_over_as_often_as_it_is_told_to_and_no_request_is_lost() {
         }
         let before = asked.load(Ordering::Relaxed);
         wait(|| asked.load(Ordering::Relaxed) > before + 10, || "more requests".into());
-        ended.store(true, Ordering::Relaxed);
     });
     assert_eq!(lost.load(Ordering::Relaxed), 0, "of {asked:?}: {}", line.log());
     assert!(line.first.wait().unwrap().success());
     line.said("the gate stands", 4);
     signal("TERM", &line.successors().pop().unwrap());
     wait(|| TcpStream::connect(line.at).is_err(), || "the last one ends".into());
+}
+
+/// The records in the files of `folder`, the oldest first, and what is said of their chain.
+fn filed(folder: &Path) -> (Vec<String>, String) {
+    let mut names: Vec<_> = (1..100).rev().map(|number| format!("records.jsonl.{number}")).collect();
+    names.push("records.jsonl".into());
+    names.retain(|name| folder.join(name).exists());
+    let verified = portcullis().current_dir(folder).args(["audit", "verify"]).args(&names).output().unwrap();
+    let text: String = names.iter().map(|name| std::fs::read_to_string(folder.join(name)).unwrap()).collect();
+    let records = text.lines().filter(|line| line.contains("decision_id")).map(str::to_owned).collect();
+    (records, String::from_utf8_lossy(&[verified.stdout, verified.stderr].concat()).into_owned())
+}
+
+#[test]
+fn records_in_a_file_go_on_in_one_chain_whoever_writes_it() {
+    let more = "records: { file: { path: records.jsonl, bytes_max: 65536, keep: 100, sync: true, chain: true }, stdout: false, \
+                when_full: refuse }\n";
+    let mut line = Line::start(more, |_| {});
+    line.said("the gate stands", 1);
+    let (ended, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut late = 0;
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !ended.load(Ordering::Relaxed) {
+                    assert_eq!(status(line.at, "/users/1/data"), Some(401));
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let _ends = Ends(&ended);
+        let mut process = line.first.id().to_string();
+        for times in 1..=3 {
+            let mut kept: Vec<_> = (0..5).map(|_| TcpStream::connect(line.at).unwrap()).collect();
+            kept.iter_mut().for_each(|stream| drop(ask(stream)));
+            let mut half = TcpStream::connect(line.at).unwrap();
+            half.write_all(b"GET /half HTTP/1.1\r\nhost: gate\r\n").unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            signal("USR2", &process);
+            line.said("another gate has taken over", times);
+            // What the one before still answers is recorded by the next one.
+            late += kept.iter_mut().map(ask).filter(|answer| answer.contains("connection: close")).count();
+            // The file is the next one's, although the one before has a request under way.
+            let before = filed(line.folder.path()).0.len();
+            wait(|| filed(line.folder.path()).0.len() > before + 10, || format!("records beyond {before}"));
+            half.write_all(b"connection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            half.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+            asked.fetch_add(11, Ordering::Relaxed);
+            process = line.successors().pop().unwrap();
+        }
+        let before = asked.load(Ordering::Relaxed);
+        wait(|| asked.load(Ordering::Relaxed) > before + 300, || "more requests".into());
+    });
+    assert_eq!(late, 15);
+    assert!(line.first.wait().unwrap().success());
+    line.said("the gate stands", 4);
+    let last = line.successors().pop().unwrap();
+    signal("TERM", &last);
+    let folder = line.folder.path();
+    wait(|| File::open(folder.join("records.jsonl")).unwrap().try_lock().is_ok(), || "the last one ends".into());
+    let (records, said) = filed(folder);
+    assert!(said.starts_with("whole: "), "{said}");
+    assert_eq!(records.len(), asked.load(Ordering::Relaxed), "{said}{}", line.log());
+    assert_eq!(records.iter().filter(|record| record.contains("\"/half\"")).count(), 3);
+    assert!(!line.log().contains("cannot be written"), "{}", line.log());
 }
 
 #[test]
