@@ -95,7 +95,7 @@ pub struct Record {
     pub decision_id: String,
     /// How it was decided.
     pub decision: Outcome,
-    /// `allowed`, `preflight`, or the exact reason of the refusal (`docs/errors.md`).
+    /// `allowed`, `preflight`, that of a page of the gate's own, or the exact reason of the refusal (`docs/errors.md`).
     pub code: &'static str,
     /// The status answered; 0 when nothing was.
     pub status: u16,

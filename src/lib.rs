@@ -9,7 +9,7 @@
 //! 4. [`token`]: from a string to a verified token.
 //! 5. [`limit`]: how often somebody may ask. [`entities`]: from a token and a request to a question for Cedar.
 //! 6. [`policy`] (the PDP) answers it. Pure.
-//! 7. [`forward`]: what the upstream gets to see.
+//! 7. [`forward`]: what the upstream gets to see. [`pages`]: what the gate tells of itself.
 //! 8. [`refusal`]: every way to say no; [`audit`] and [`metrics`]: what is remembered of it; [`shadow`]: what other
 //!    policies would have said.
 //!
@@ -46,6 +46,7 @@ pub mod entities;
 pub mod forward;
 pub mod limit;
 pub mod metrics;
+pub mod pages;
 pub mod pipeline;
 pub mod policy;
 pub mod refusal;

@@ -3,6 +3,7 @@
 
 mod ended;
 mod learn;
+mod page;
 mod preflight;
 mod told;
 
@@ -24,6 +25,7 @@ use crate::{
     forward::{Obligations, identity::Told},
     limit::Asker,
     metrics::Metrics,
+    pages::Page,
     policy::{DenyReason, Explanation, PolicyNote},
     refusal::{ClientError, Refusal, Refused},
     request::{
@@ -86,6 +88,8 @@ pub enum Admission {
     Forward(Obligations),
     /// It is a browser's question about a web page, and this is the answer.
     Preflight(CorsFields),
+    /// It is for a page of the gate's own.
+    Page(Arc<Page>),
 }
 
 /// A method is recorded up to this length, in bytes.
@@ -186,6 +190,7 @@ impl Visit {
         match &outcome {
             Ok(Admission::Forward(_)) => (self.record.decision, self.record.code) = (Outcome::Allow, "allowed"),
             Ok(Admission::Preflight(_)) => (self.record.decision, self.record.code) = (Outcome::Allow, PREFLIGHT),
+            Ok(Admission::Page(page)) => (self.record.decision, self.record.code) = (Outcome::Allow, page.code()),
             Err(refusal) => {
                 self.record.decision = Outcome::Deny;
                 self.note_refusal(refusal);
@@ -212,6 +217,9 @@ impl Visit {
         }
         let head = &Head { peer: client.map(|client| SocketAddr::new(client, 0)), ..*head };
         let inbound = Inbound::parse(head, &snapshot.limits)?;
+        if let Some(wanted) = snapshot.pages.wanted(&inbound) {
+            return self.page(wanted, &inbound, client).await;
+        }
         let host = snapshot.routes.depends_on_host().then(|| inbound.host()).flatten();
         let preflight = Preflight::of(inbound.method(), inbound.headers());
         if let Some(preflight) = preflight

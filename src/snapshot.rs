@@ -9,6 +9,7 @@ use crate::{
     entities::{Mapping, RoutePlan, Subject, hiding::Recording, sources::Sources},
     forward::{Identity, Pools, Upstreams},
     limit::{RatePlan, Rates},
+    pages::Pages,
     policy::{shadow::Candidate, stores::Stores},
     request::{Limits, forwarded::TrustedProxies, route::RouteTable},
     token::{
@@ -61,6 +62,10 @@ pub struct Blueprint {
     pub identity: Identity,
     /// Where allowed requests go.
     pub upstreams: Arc<Upstreams>,
+    /// What the gate tells of itself.
+    pub pages: Pages,
+    /// Where clients learn what tokens are taken.
+    pub metadata_url: Option<String>,
 }
 
 /// A configuration at work.
@@ -85,6 +90,8 @@ pub struct Snapshot {
     pub(crate) records: Records,
     pub(crate) identity: Arc<Identity>,
     pub(crate) pools: Pools,
+    pub(crate) pages: Pages,
+    pub(crate) metadata_url: Option<String>,
 }
 
 /// The snapshot in force.
@@ -114,6 +121,8 @@ impl Blueprint {
             records: self.records,
             identity: Arc::new(self.identity),
             pools: Pools::start(&self.upstreams, before.map(|before| &before.pools)),
+            pages: self.pages,
+            metadata_url: self.metadata_url,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Which rooms a room may name, as ARCHITECTURE.md says. Rooms that may use everything are not listed.
-const WALLS: [(&str, &[&str]); 17] = [
+const WALLS: [(&str, &[&str]); 18] = [
     ("base", &[]),
     ("request", &["base"]),
     ("token", &["base", "request"]),
@@ -14,28 +14,29 @@ const WALLS: [(&str, &[&str]); 17] = [
     ("policy", &["base", "entities"]),
     ("forward", &["base", "policy", "request"]),
     ("limit", &["base"]),
+    ("pages", &["base", "request"]),
     ("refusal", &["entities", "limit", "policy", "request", "token"]),
     ("audit", &["base"]),
     ("metrics", &["audit", "base"]),
-    ("snapshot", &["base", "entities", "forward", "limit", "policy", "request", "token"]),
+    ("snapshot", &["base", "entities", "forward", "limit", "pages", "policy", "request", "token"]),
     (
         "pipeline",
         &[
-            "audit", "base", "entities", "forward", "limit", "metrics", "policy", "refusal", "request", "shadow",
-            "snapshot", "token",
+            "audit", "base", "entities", "forward", "limit", "metrics", "pages", "policy", "refusal", "request",
+            "shadow", "snapshot", "token",
         ],
     ),
     ("shadow", &["audit", "base", "entities", "metrics", "policy"]),
     (
         "authoring",
         &[
-            "audit", "base", "config", "entities", "forward", "metrics", "pipeline", "policy", "refusal", "request",
-            "snapshot", "token",
+            "audit", "base", "config", "entities", "forward", "metrics", "pages", "pipeline", "policy", "refusal",
+            "request", "snapshot", "token",
         ],
     ),
-    ("config", &["audit", "base", "entities", "forward", "limit", "policy", "request", "snapshot", "token"]),
+    ("config", &["audit", "base", "entities", "forward", "limit", "pages", "policy", "request", "snapshot", "token"]),
     ("reload", &["base", "config"]),
-    ("doors", &["base", "forward", "pipeline", "refusal", "request"]),
+    ("doors", &["base", "forward", "pages", "pipeline", "refusal", "request"]),
 ];
 
 /// Lines of a file before its tests.

@@ -6,12 +6,11 @@ use std::cmp::Ordering;
 use serde::Serialize;
 
 use super::{
-    recorded::RecordLine,
+    recorded::{RecordLine, is_answered_here},
     rehearsal::Outcome,
     seen::{self, SeenEntity, SeenValue},
 };
 use crate::{
-    audit::PREFLIGHT,
     entities::Side,
     policy::{Effect, Examined, Explanation, Finding, Truth},
     refusal::Stage,
@@ -180,8 +179,10 @@ impl Told {
         let outcome = match stage.cmp(&ended) {
             _ if record.code == "allowed" => Passage::Passed,
             // It asks for nobody, and nothing of it goes on.
-            _ if record.code == PREFLIGHT && !matches!(stage, Stage::Request | Stage::Route) => Passage::NotReached,
-            _ if record.code == PREFLIGHT => Passage::Passed,
+            _ if is_answered_here(&record.code) && !matches!(stage, Stage::Request | Stage::Route) => {
+                Passage::NotReached
+            }
+            _ if is_answered_here(&record.code) => Passage::Passed,
             // How far it came before its client left is known by what is known of it alone.
             _ if record.decision == "abandoned" && facts.is_empty() => Passage::NotReached,
             _ if record.decision == "abandoned" => Passage::Passed,

@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 
 use serde::Deserialize;
 
-use crate::{audit::PREFLIGHT, entities::recorded::RecordedQuestion, refusal::Stage};
+use crate::{audit::PREFLIGHT, entities::recorded::RecordedQuestion, pages::CODES, refusal::Stage};
 
 /// The longest line that is read, in bytes.
 pub const LINE_BYTES_MAX: u64 = 1024 * 1024;
@@ -88,10 +88,15 @@ pub enum Part {
     Unknown,
 }
 
+/// Whether what has this code was let in and answered by the gate itself: the policies were not asked.
+pub fn is_answered_here(code: &str) -> bool {
+    code == PREFLIGHT || CODES.contains(&code)
+}
+
 impl RecordLine {
     /// What the policies had to do with it.
     pub fn part_of_policies(&self) -> Part {
-        if self.code == PREFLIGHT {
+        if is_answered_here(&self.code) {
             return Part::None;
         }
         if self.question.is_some() || self.decision == "allow" {

@@ -299,6 +299,10 @@ impl Outcome {
         if !told.is_empty() && self.obligations().is_none() {
             return Some(told.join(", "));
         }
+        if let Ok(Admission::Page(page)) = &self.result {
+            let told = page.fields().iter().find(|(told, _)| told.as_str().eq_ignore_ascii_case(name));
+            return told.map(|(_, value)| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        }
         let refusal = self.result.as_ref().err()?;
         match name.to_lowercase().as_str() {
             "www-authenticate" => self.challenge.clone(),
@@ -319,6 +323,7 @@ fn ended(mut visit: Visit, result: Result<Admission, Refusal>, call: Call, kept:
     let status = match &result {
         Ok(Admission::Forward(_)) => 200,
         Ok(Admission::Preflight(_)) => 204,
+        Ok(Admission::Page(_)) => 200,
         Err(refusal) => refusal.status().as_u16(),
     };
     visit.answered(status);

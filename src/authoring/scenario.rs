@@ -9,11 +9,11 @@ use serde_json::Value;
 use super::{
     coverage::Coverage,
     given::Given,
+    recorded::is_answered_here,
     rehearsal::{Outcome, Part, Stage},
     retold::{DEPTH_MAX, FILE_BYTES_MAX, NODES_MAX},
 };
 use crate::{
-    audit::PREFLIGHT,
     base::{
         clock::Timestamp,
         problem::{Problem, Problems, Source},
@@ -167,11 +167,11 @@ impl Scenario {
             return Some("`then` names neither `code` nor `status`, so that anything would do".into());
         }
         let known = |code: &String| {
-            code == "allowed" || code == PREFLIGHT || Refusal::every().iter().any(|it| it.code() == code)
+            code == "allowed" || is_answered_here(code) || Refusal::every().iter().any(|it| it.code() == code)
         };
         if let Some(code) = then.code.as_ref().filter(|code| !known(code)) {
             return Some(format!(
-                "`{code}` is neither `allowed` nor `preflight` nor the code of a refusal (docs/errors.md)"
+                "`{code}` is neither `allowed` nor `preflight` nor the code of a page or refusal (docs/errors.md)"
             ));
         }
         let mut fields = then.upstream.keys().chain(then.headers.keys());
@@ -285,7 +285,10 @@ impl Then {
                 Some("it is allowed, so that there is no refusal with `headers` and `body`")
             }
             Ok(Admission::Preflight(_)) if !self.body.is_empty() => Some("it is a preflight, answered without `body`"),
-            Ok(Admission::Preflight(_)) | Err(_) if !self.upstream.is_empty() || self.target.is_some() => {
+            Ok(Admission::Page(_)) if !self.body.is_empty() => Some("it is a page, which has no refusal's `body`"),
+            Ok(Admission::Preflight(_) | Admission::Page(_)) | Err(_)
+                if !self.upstream.is_empty() || self.target.is_some() =>
+            {
                 Some("it is answered here, so that nothing is forwarded with `upstream` and `target`")
             }
             _ => None,

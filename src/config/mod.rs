@@ -3,6 +3,7 @@
 
 mod agreement;
 pub mod limits;
+mod pages;
 pub mod records;
 mod schema;
 pub mod servers;
@@ -42,6 +43,7 @@ use crate::{
     },
     forward::{Identity, IdentityConfig, UpstreamConfig, Upstreams},
     limit::{self, CountersConfig, RateConfig},
+    pages::metadata::ResourceMetadataConfig,
     policy::{Ids, PolicyFiles, Warning, shadow::ShadowConfig, stores::StoreConfig},
     request::{
         forwarded::{TrustedProxies, TrustedProxiesConfig},
@@ -104,6 +106,8 @@ pub struct Config {
     /// What the upstream is told.
     #[serde(default)]
     pub identity: IdentityConfig,
+    /// What clients are told of the tokens that are taken (RFC 9728). Default nothing.
+    pub resource_metadata: Option<ResourceMetadataConfig>,
     /// What decision records hold.
     #[serde(default)]
     pub records: RecordsConfig,
@@ -290,8 +294,10 @@ impl Loaded {
             let stores = loaded.as_ref().map(|loaded| &loaded.stores);
             problems.keep(stores.map_or(Ok(()), |stores| self.check_stores(stores, upstreams, mapping, routes)));
         }
+        let own = loaded.as_ref().and_then(|loaded| problems.keep(self.pages(&loaded.stores)));
         let compiled = (|| {
             let ((mapping, routes), loaded) = (routes?, loaded?);
+            let (pages, metadata_url) = own?;
             let blueprint = Blueprint {
                 text: self.source.text.as_str().into(),
                 limits: limits?,
@@ -308,6 +314,8 @@ impl Loaded {
                 records: records?,
                 identity: identity?,
                 upstreams: Arc::new(upstreams?),
+                pages,
+                metadata_url,
             };
             Some(Compiled {
                 blueprint,

@@ -7,6 +7,7 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
 use crate::{
+    pages::Page,
     pipeline::Visit,
     refusal::{GRPC, Refusal, is_grpc},
     request::cors::CorsFields,
@@ -67,6 +68,20 @@ pub(super) async fn answer_preflight(session: &mut Session, fields: &CorsFields)
     let mut response = ResponseHeader::build(StatusCode::NO_CONTENT, Some(6))?;
     tell_pages(&mut response, fields)?;
     session.write_response_header(Box::new(response), true).await
+}
+
+/// Answers with a page of the gate's own.
+pub(super) async fn answer_page(session: &mut Session, page: &Page) -> Result<()> {
+    let mut response = ResponseHeader::build(StatusCode::OK, Some(6))?;
+    for (name, value) in page.fields() {
+        response.insert_header(name.clone(), value.clone())?;
+    }
+    let bodiless = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(response), bodiless).await?;
+    if !bodiless {
+        session.write_response_body(Some(Bytes::copy_from_slice(page.body().as_bytes())), true).await?;
+    }
+    Ok(())
 }
 
 /// Adds `fields` to an answer.

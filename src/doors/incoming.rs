@@ -3,6 +3,7 @@
 use http::header;
 use pingora_core::Result;
 use pingora_http::RequestHeader;
+use pingora_proxy::Session;
 
 use super::caller::Caller;
 use crate::request::Head;
@@ -31,4 +32,17 @@ pub(super) fn head<'a>(request: &'a RequestHeader, wire: Option<&'a [u8]>, calle
         peer: caller.peer,
         certificate: caller.certificate.as_ref(),
     }
+}
+
+/// Ends when the client has taken its request back, in HTTP/2.
+pub(super) async fn left(session: &mut Session) {
+    match session.as_downstream_mut().watch_h2_stream_close() {
+        Some(close) => drop(close.await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the client asks for another protocol.
+pub(super) fn is_upgrade(session: &Session) -> bool {
+    session.as_downstream().as_http1().is_some_and(|h1| h1.is_upgrade_req())
 }

@@ -17,12 +17,12 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use crate::{
     doors::{
-        answer::{answer, answer_preflight, final_response, is_interim, tell_pages},
+        answer::{answer, answer_page, answer_preflight, final_response, is_interim, tell_pages},
         attempts::Attempts,
         caller::Caller,
         dial,
         failure::refusal_of,
-        incoming::{as_in_http1, head},
+        incoming::{as_in_http1, head, is_upgrade, left},
         pace::Pace,
         tunnel::Tunnel,
         upkeep::Upkeep,
@@ -140,6 +140,10 @@ impl ProxyHttp for ProxyDoor {
             }
             Ok(Admission::Preflight(fields)) => {
                 answer_preflight(session, &fields).await?;
+                Ok(true)
+            }
+            Ok(Admission::Page(page)) => {
+                answer_page(session, &page).await?;
                 Ok(true)
             }
             Ok(Admission::Forward(obligations)) => {
@@ -376,17 +380,4 @@ impl Passage {
             pace.expect((!is_done).then_some(self.visit.limits().client_timeout));
         }
     }
-}
-
-/// Ends when the client has taken its request back, in HTTP/2.
-async fn left(session: &mut Session) {
-    match session.as_downstream_mut().watch_h2_stream_close() {
-        Some(close) => drop(close.await),
-        None => std::future::pending().await,
-    }
-}
-
-/// Whether the client asks for another protocol.
-fn is_upgrade(session: &Session) -> bool {
-    session.as_downstream().as_http1().is_some_and(|h1| h1.is_upgrade_req())
 }

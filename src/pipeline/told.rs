@@ -20,6 +20,7 @@ impl Visit {
             (Some(Scheme::Bearer), _) | (None, false) => Offered::Bearer,
             (None, true) => Offered::Both,
         };
-        refusal.challenge().map(|challenge| challenge.to_header(offered))
+        let metadata = self.snapshot.metadata_url.as_deref();
+        refusal.challenge().map(|challenge| challenge.to_header(offered, metadata))
     }
 }

@@ -69,6 +69,11 @@ impl Policies {
         self.known.len()
     }
 
+    /// What the author of each says of it.
+    pub fn notes(&self) -> impl Iterator<Item = &PolicyNote> {
+        self.known.values().map(|known| &*known.note)
+    }
+
     /// Whether there are none, so that nothing is allowed.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()

@@ -89,6 +89,12 @@ impl CorsFields {
     }
 }
 
+impl FromIterator<(HeaderName, HeaderValue)> for CorsFields {
+    fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(fields: I) -> Self {
+        Self(fields.into_iter().collect())
+    }
+}
+
 /// Whether a field of this name is one that browsers take for word of what pages may.
 pub fn speaks_to_pages(name: &HeaderName) -> bool {
     name.as_str().starts_with("access-control-")

@@ -33,6 +33,9 @@ pub enum KeyShape {
     Ed25519,
 }
 
+/// The name of each.
+pub const NAMES: [&str; 9] = ["ES256", "ES384", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"];
+
 impl Algorithm {
     /// The algorithm of that exact name; `None` for every other spelling.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -62,6 +65,7 @@ mod tests {
     #[test]
     fn names_are_exact() {
         assert_eq!(Algorithm::from_name("RS256"), Some(Algorithm::RS256));
+        assert!(NAMES.iter().all(|name| Algorithm::from_name(name).is_some()));
         for other in ["none", "None", "HS256", "rs256", "RS256 ", "", "ES512"] {
             assert_eq!(Algorithm::from_name(other), None, "{other:?}");
         }

@@ -8,7 +8,7 @@ use portcullis::{
     authoring::{
         account::Account,
         coverage::Coverage,
-        recorded::RecordLine,
+        recorded::{RecordLine, is_answered_here},
         rehearsal::{Outcome, Part, Stage, Token},
         replay::Replay,
         retold,
@@ -104,7 +104,7 @@ impl Tellers {
 fn explained_otherwise(outcome: &Outcome, live: &Said) -> Vec<String> {
     let account = Account::of(outcome);
     let mut differences = Vec::new();
-    let allowed = ["allowed", "preflight"].contains(&&*live.code);
+    let allowed = live.code == "allowed" || is_answered_here(&live.code);
     if account.code != live.code || (account.decision == "allow") != allowed {
         differences.push(format!("explained it is {} ({}), live {}", account.decision, account.code, live.code));
     }

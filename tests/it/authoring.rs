@@ -208,7 +208,7 @@ fn scenarios_that_could_not_fail_are_refused() {
         ("scenarios: [{ name: a, when: GET /, then: {} }]", "anything would do"),
         (
             "scenarios: [{ name: a, when: GET /, then: { code: alowed } }]",
-            "neither `allowed` nor `preflight` nor the code of a refusal",
+            "neither `allowed` nor `preflight` nor the code of a page or refusal",
         ),
         ("scenarios: [{ name: a, when: GET /, then: { code: allowed, upstraem: {} } }]", "unknown field `upstraem`"),
         (

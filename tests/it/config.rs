@@ -669,3 +669,36 @@ fn what_pages_may_is_written_as_browsers_write_it() {
         with(route, &and(section), &[shown, "config.yaml:12:"]);
     }
 }
+
+#[test]
+fn metadata_is_of_a_resource_that_clients_address() {
+    let routes = "routes:\n";
+    let and = |section: &str| format!("resource_metadata: {{ {section} }}\n{routes}");
+    with(routes, &and("resource: 'http://api.example'"), &["is not the https URL of a place", "config.yaml:8:32"]);
+    with(routes, &and("resource: 'https://api.example#a'"), &["is not the https URL of a place", "without fragment"]);
+    with(routes, &and("resource: 'https://api.example/?a'"), &["write it without query", "`https://api.example/`"]);
+    with(routes, &and("resource: 'https://API.example'"), &["as clients do: `https://api.example/`"]);
+    with(routes, &and("resource: 'https://api.example/a%20b'"), &["is not a path that a page can have"]);
+    with(
+        routes,
+        &and("resource: 'https://api.example', authorization_servers: ['https://b.example']"),
+        &["tokens of `https://b.example` are not taken", "name one of `issuers`"],
+    );
+    with(
+        routes,
+        &format!("origins: ['https://b.example']\n{}", and("resource: 'https://api.example'")),
+        &["`https://api.example` is none of `origins`"],
+    );
+    let hosts = "upstream: { url: http://127.0.0.1:9000 }";
+    let forwarded = "upstream: { url: http://127.0.0.1:9000, forward_host: true }\nresource_metadata: { resource: 'https://api.example' }";
+    let text = MINIMAL.replace(hosts, forwarded).replace("    path:", "    hosts: [b.example]\n    path:");
+    let problems = problems_of(&text);
+    assert!(problems.contains("no route is for the host `api.example`"), "{problems}");
+    assert_eq!(problems_of(&text.replace("b.example", "api.example")), "");
+    with("/users/{userId}/data", "/.well-known/oauth-protected-resource", &[]);
+    let taken =
+        MINIMAL.replace("/users/{userId}/data", "/.well-known/oauth-protected-resource").replace("{path.userId}", "a");
+    assert_eq!(problems_of(&taken), "");
+    let problems = problems_of(&taken.replace(routes, &and("resource: 'https://api.example'")));
+    assert!(problems.contains("a page of the gate's own is at `/.well-known/oauth-protected-resource`"), "{problems}");
+}

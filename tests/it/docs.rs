@@ -113,6 +113,7 @@ fn every_setting_is_described() {
         "src/request/cors.rs",
         "src/request/forwarded.rs",
         "src/config/records.rs",
+        "src/pages/metadata.rs",
         "src/policy/shadow.rs",
         "src/policy/stores.rs",
     ];

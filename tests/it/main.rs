@@ -23,6 +23,7 @@ mod house;
 mod introspection;
 mod keys;
 mod listeners;
+mod pages;
 mod peers;
 mod pools;
 mod proof;

@@ -11,10 +11,11 @@ import { withGate } from './gate.js';
 import { CLIENTS, startIssuer } from './issuer.js';
 import { dpop } from './parts/dpop.js';
 import { introspection } from './parts/introspection.js';
+import { metadata } from './parts/metadata.js';
 import { rfc9068 } from './parts/rfc9068.js';
 import { rotation } from './parts/rotation.js';
 
-const PARTS = { rfc9068, rotation, dpop, introspection };
+const PARTS = { rfc9068, rotation, dpop, introspection, metadata };
 
 const [policies, binary, ...named] = process.argv.slice(2);
 const unknown = named.filter((name) => !Object.hasOwn(PARTS, name));

@@ -3,7 +3,7 @@
 #
 #   bash tests/interop/oidc-provider/run.sh PATH_TO_PORTCULLIS_BINARY [PART...]
 #
-# The parts are rfc9068, rotation, dpop and introspection; without any, all of them run. Takes npm.
+# The parts are rfc9068, rotation, dpop, introspection and metadata; without any, all of them run. Takes npm.
 set -euo pipefail
 
 if [ "$#" -lt 1 ]; then
