@@ -20,7 +20,7 @@ use portcullis::{
     },
     config,
     metrics::Metrics,
-    pipeline::Gate,
+    pipeline::{Admission, Gate},
     request::{Head, Inbound, Limits, path::Target},
     server::fetch::HttpFetch,
     snapshot::Current,
@@ -59,8 +59,25 @@ impl Sink for Nowhere {
     }
 }
 
+/// Keys for assertions, made for this alone.
+const SIGNING_KEYS: [(&str, &str); 2] = [
+    (
+        "ed25519.pem",
+        "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n",
+    ),
+    (
+        "p256.pem",
+        "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgLXKwofUmHDsN7md7\npF/TQnZPauDM8pJQhZ/IvqGCCayhRANCAAQFPzfVugwtBMw4/J3S0UqvUo/wmeGh\n7mM+UtCLZYJTxckkHELxKOWaWKnq/pmX2BwPPgdBsOkmbfaP9pyTWljj\n-----END PRIVATE KEY-----\n",
+    ),
+];
+
 impl Bench {
     fn new() -> Self {
+        Self::with(|text| text)
+    }
+
+    /// One whose configuration is changed so.
+    fn with(change: impl FnOnce(String) -> String) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let _inside = runtime.enter();
         let keys = [SigningKey::rs256("rsa"), SigningKey::es256("ec")].map(|key| key.expect("randomness"));
@@ -68,12 +85,13 @@ impl Bench {
         let text = include_str!("../config.yaml")
             .replace("jwks_uri: http://127.0.0.1:9100/us-east-1_agents/.well-known/jwks.json", "jwks_file: keys.json")
             .replace("# algorithms: [RS256]", "algorithms: [RS256, ES256]");
-        let files = Files::memory([
+        let read = [
             ("keys.json", jwks.as_str()),
             ("policies/schema.cedarschema", include_str!("../policies/schema.cedarschema")),
             ("policies/users.cedar", include_str!("../policies/users.cedar")),
-        ]);
-        let loaded = config::parse("config.yaml".into(), text, files.clone()).expect("the example");
+        ];
+        let files = Files::memory(read.into_iter().chain(SIGNING_KEYS));
+        let loaded = config::parse("config.yaml".into(), change(text), files.clone()).expect("the example");
         let compiled = loaded.compile().expect("the example");
         let fetch = Arc::new(HttpFetch::new().expect("TLS"));
         let outside = Outside::without_databases(Arc::new(SystemClock), fetch, files.clone());
@@ -147,6 +165,29 @@ fn walk_hot_allowed(bencher: Bencher<'_, '_>) {
     let bench = Bench::new();
     let headers = bearer(&bench.token(0, 0));
     bencher.bench(|| assert!(bench.walk(&headers, b"/users/user-1/data")));
+}
+
+/// The same with an assertion, bound to method and target, by each key: what is more than `walk_hot_allowed` is what it costs.
+#[divan::bench(args = ["ed25519.pem", "p256.pem"])]
+fn walk_hot_asserted(bencher: Bencher<'_, '_>, key: &str) {
+    let bench = Bench::with(|text| {
+        let section = format!(
+            "identity: {{ assertion: {{ issuer: gate, signing_key: {{ file: {key} }}, binds: [method, target] }} }}"
+        );
+        text.replace("  url: http://127.0.0.1:9000\n", "  url: http://127.0.0.1:9000\n  audience: users\n")
+            + &section
+            + "\n"
+    });
+    let headers = bearer(&bench.token(0, 0));
+    let target = b"/users/user-1/data";
+    let head = Head { method: &Method::GET, target, headers: &headers, wire: None, peer: None, certificate: None };
+    bencher.bench(|| {
+        bench.runtime.block_on(async {
+            let mut visit = bench.gate.receive();
+            let Ok(Admission::Forward(owed)) = visit.admit(&head).await else { panic!("it is allowed") };
+            assert!(visit.assertion(&owed, &Method::GET, None).is_ok_and(|made| made.is_some()));
+        });
+    });
 }
 
 /// The same, denied by policy.

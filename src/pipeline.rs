@@ -3,6 +3,7 @@
 
 mod ended;
 mod learn;
+mod owed;
 mod page;
 mod preflight;
 mod told;
@@ -22,7 +23,7 @@ use crate::{
     audit::{Outcome, PREFLIGHT, Record, Sink},
     base::clock::Clock,
     entities::{DecisionRequest, MappingError, Names, RoutePlan, Side, Subject},
-    forward::{Obligations, identity::Told},
+    forward::Obligations,
     limit::Asker,
     metrics::Metrics,
     pages::Page,
@@ -248,7 +249,8 @@ impl Visit {
             true if snapshot.routes.depends_on_host() => Refusal::HostUnknown,
             _ => Refusal::RouteMissing,
         })?;
-        self.body_bytes_max = found.route.body_bytes_max().or(snapshot.limits.body_bytes_max);
+        let body_bytes_max = found.route.body_bytes_max().or(snapshot.limits.body_bytes_max);
+        self.body_bytes_max = body_bytes_max.into_iter().chain(snapshot.identity.body_bytes_max()).min();
         if inbound.content_length().is_some_and(|length| !self.may_hold(length)) {
             return Err(ClientError::BodyTooLarge.into());
         }
@@ -275,13 +277,7 @@ impl Visit {
             denied
         })?;
         self.note_policies(allowed.determining());
-        let told = Told {
-            agent: &names.agent,
-            user: names.user.as_deref(),
-            app: names.app.as_deref(),
-            decision_id: &self.record.decision_id,
-        };
-        Ok(Admission::Forward(snapshot.identity.obligations(pool, target, &allowed, &told)))
+        Ok(Admission::Forward(self.owed(pool, target, &allowed, &subject)?))
     }
 
     /// The target that the upstream gets.

@@ -153,6 +153,11 @@ impl Snapshot {
         &self.pools
     }
 
+    /// What the upstream is told.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// The issuers whose tokens are believed.
     pub const fn issuers(&self) -> &Issuers {
         &self.issuers

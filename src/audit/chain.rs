@@ -7,11 +7,14 @@
 //! (over [`signed_text`]); `torn` stands behind what a crash has left of a line, with its digest; `dropped` counts records that could not be
 //! written.
 
+use aws_lc_rs::error::Unspecified;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey};
 use serde::Deserialize;
 
-use crate::base::digest::sha256;
+use crate::base::{
+    digest::sha256,
+    signing::{PublicKey, SigningKey},
+};
 
 /// SHA-256.
 pub type Digest = [u8; 32];
@@ -63,9 +66,9 @@ impl Chain {
     /// The line that vouches for everything before it.
     ///
     /// # Errors
-    /// When the key cannot sign.
-    pub fn signed(&self, time: &str, signer: &Signer) -> Result<Vec<u8>, jsonwebtoken::errors::Error> {
-        let signature = jsonwebtoken::crypto::sign(signed_text(self).as_bytes(), &signer.key, signer.algorithm)?;
+    /// When the machine gives no randomness.
+    pub fn signed(&self, time: &str, signer: &SigningKey) -> Result<Vec<u8>, Unspecified> {
+        let signature = signer.sign(signed_text(self).as_bytes())?;
         Ok(format!(r#"{{"time":"{time}","chain":"signed","signature":"{signature}"}}"#).into_bytes())
     }
 }
@@ -73,59 +76,6 @@ impl Chain {
 /// What is signed: that a chain is this long, and that this is its digest.
 pub fn signed_text(chain: &Chain) -> String {
     format!("portcullis records\n{}\n{}", chain.seq, text(&chain.head))
-}
-
-/// What vouches for a chain.
-pub struct Signer {
-    key: EncodingKey,
-    algorithm: Algorithm,
-}
-
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Signer")
-    }
-}
-
-impl Signer {
-    /// A private key in PEM (PKCS#8), Ed25519 or P-256.
-    pub fn of(pem: &str) -> Option<Self> {
-        let keys = [
-            (Algorithm::EdDSA, EncodingKey::from_ed_pem(pem.as_bytes())),
-            (Algorithm::ES256, EncodingKey::from_ec_pem(pem.as_bytes())),
-        ];
-        // Which key it is shows when it signs.
-        let made = keys.into_iter().filter_map(|(algorithm, key)| Some(Self { key: key.ok()?, algorithm }));
-        made.into_iter().find(|it| jsonwebtoken::crypto::sign(b"", &it.key, it.algorithm).is_ok())
-    }
-}
-
-/// What a chain is verified by.
-pub struct Verifier {
-    key: DecodingKey,
-    algorithm: Algorithm,
-}
-
-impl std::fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Verifier")
-    }
-}
-
-impl Verifier {
-    /// A public key in PEM (SubjectPublicKeyInfo), Ed25519 or P-256.
-    pub fn of(pem: &str) -> Option<Self> {
-        let keys = [
-            (Algorithm::EdDSA, DecodingKey::from_ed_pem(pem.as_bytes())),
-            (Algorithm::ES256, DecodingKey::from_ec_pem(pem.as_bytes())),
-        ];
-        keys.into_iter().find_map(|(algorithm, key)| Some(Self { key: key.ok()?, algorithm }))
-    }
-
-    fn verifies(&self, signature: &str, chain: &Chain) -> bool {
-        let signed = signed_text(chain);
-        jsonwebtoken::crypto::verify(signature, signed.as_bytes(), &self.key, self.algorithm).unwrap_or(false)
-    }
 }
 
 /// What is wrong with a line of a chain.
@@ -172,7 +122,7 @@ pub struct Account {
 /// Reads a chain, line by line, file by file.
 #[derive(Debug)]
 pub struct Reader<'a> {
-    verifier: Option<&'a Verifier>,
+    verifier: Option<&'a PublicKey>,
     /// The end of what was read; before the first line unknown.
     chain: Option<Chain>,
     /// Whether the next line begins a file.
@@ -195,7 +145,7 @@ struct Said {
 
 impl<'a> Reader<'a> {
     /// One that holds signatures to `verifier`, or passes over them where there is none.
-    pub fn new(verifier: Option<&'a Verifier>) -> Self {
+    pub fn new(verifier: Option<&'a PublicKey>) -> Self {
         Self { verifier, chain: None, begins: true, torn: None, account: Account::default() }
     }
 
@@ -269,7 +219,7 @@ impl<'a> Reader<'a> {
             }
             (Some("signed"), verifier) => {
                 let signature = said.signature.unwrap_or_default();
-                if verifier.is_some_and(|verifier| !verifier.verifies(&signature, &chain)) {
+                if verifier.is_some_and(|verifier| !verifier.verifies(signed_text(&chain).as_bytes(), &signature)) {
                     return Err(Fault::Unsigned);
                 }
                 self.account.signatures = self.account.signatures.saturating_add(1);
@@ -316,7 +266,7 @@ mod tests {
 
     /// Two files of a chain, with a signature every few lines.
     fn files(records: usize, every: usize) -> [Vec<Vec<u8>>; 2] {
-        let signer = Signer::of(PRIVATE).unwrap();
+        let signer = SigningKey::of(PRIVATE).unwrap();
         let mut chain = BEGIN;
         let add = |chain: &mut Chain, file: &mut Vec<Vec<u8>>, mut line: Vec<u8>| {
             chain.link(&mut line);
@@ -337,7 +287,7 @@ mod tests {
         })
     }
 
-    fn read(files: &[Vec<Vec<u8>>], verifier: Option<&Verifier>) -> Result<Account, Fault> {
+    fn read(files: &[Vec<Vec<u8>>], verifier: Option<&PublicKey>) -> Result<Account, Fault> {
         let mut reader = Reader::new(verifier);
         for file in files {
             reader.begin_file()?;
@@ -349,13 +299,13 @@ mod tests {
     #[test]
     fn a_chain_that_nobody_touched_is_whole() {
         let files = files(10, 4);
-        let verifier = Verifier::of(PUBLIC).unwrap();
+        let verifier = PublicKey::of(PUBLIC).unwrap();
         let whole = Account { records: 20, dropped: 0, signatures: 6, since_signature: 1 };
         assert_eq!(read(&files, Some(&verifier)), Ok(whole));
         assert_eq!(read(&files, None), Ok(whole));
         // A file says what was before it, so that it can be read without that.
         assert_eq!(read(&files[1..], Some(&verifier)).unwrap().records, 10);
-        assert_eq!(read(&files, Some(&Verifier::of(OTHER).unwrap())), Err(Fault::Unsigned));
+        assert_eq!(read(&files, Some(&PublicKey::of(OTHER).unwrap())), Err(Fault::Unsigned));
         assert_eq!(read(&[files[1].clone(), files[0].clone()], None), Err(Fault::Misplaced { expected: 28, found: 0 }));
     }
 
@@ -394,7 +344,7 @@ mod tests {
 
     #[test]
     fn only_keys_that_sign_records_are_taken() {
-        assert!(Signer::of(PUBLIC).is_none() && Verifier::of(PRIVATE).is_none() && Signer::of("").is_none());
+        assert!(SigningKey::of(PUBLIC).is_none() && PublicKey::of(PRIVATE).is_none() && SigningKey::of("").is_none());
     }
 
     proptest! {
@@ -434,7 +384,7 @@ mod tests {
                 Some(second) => vec![lines[..=second].to_vec(), lines[second + 1..].to_vec()],
                 None => vec![lines],
             };
-            prop_assert!(read(&files, Some(&Verifier::of(PUBLIC).unwrap())).is_err());
+            prop_assert!(read(&files, Some(&PublicKey::of(PUBLIC).unwrap())).is_err());
         }
     }
 }

@@ -10,12 +10,13 @@ use std::{
 };
 
 use super::{
-    chain::{BEGIN, Chain, Reader, Signer},
+    chain::{BEGIN, Chain, Reader},
     lines::Out,
 };
 use crate::base::{
     clock::{Clock, SystemClock},
     secret::Secret,
+    signing::SigningKey,
 };
 
 /// How records are kept in a file.
@@ -47,7 +48,7 @@ pub struct ChainSettings {
 /// A file of records.
 pub struct RecordFile {
     settings: FileSettings,
-    signer: Option<Signer>,
+    signer: Option<SigningKey>,
     file: File,
     bytes: u64,
     opened: Instant,
@@ -243,9 +244,9 @@ impl RecordFile {
     }
 }
 
-fn signer(settings: &FileSettings) -> io::Result<Option<Signer>> {
+fn signer(settings: &FileSettings) -> io::Result<Option<SigningKey>> {
     let key = settings.chain.as_ref().and_then(|chain| chain.key.as_ref());
-    key.map(|key| Signer::of(key.expose()).ok_or_else(|| invalid(NoKey))).transpose()
+    key.map(|key| SigningKey::of(key.expose()).ok_or_else(|| invalid(NoKey))).transpose()
 }
 
 /// The file at `path`, for as long as it is open for this gate alone.
@@ -317,7 +318,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::audit::chain::{Account, Verifier};
+    use crate::audit::chain::Account;
+    use crate::base::signing::PublicKey;
 
     const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
     const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
@@ -347,7 +349,7 @@ mod tests {
     }
 
     fn verified(folder: &TempDir) -> Account {
-        let verifier = Verifier::of(PUBLIC).unwrap();
+        let verifier = PublicKey::of(PUBLIC).unwrap();
         let mut reader = Reader::new(Some(&verifier));
         for text in files(folder) {
             reader.begin_file().unwrap();

@@ -16,4 +16,5 @@ pub mod pseudonym;
 pub mod rows;
 pub mod secret;
 pub mod sights;
+pub mod signing;
 pub mod spanned;

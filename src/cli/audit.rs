@@ -10,7 +10,7 @@ use std::{
 use clap::Subcommand;
 
 use super::{fail, say};
-use crate::audit::chain::{Reader, Verifier};
+use crate::{audit::chain::Reader, base::signing::PublicKey};
 
 /// What is to be done with records.
 #[derive(Debug, Subcommand)]
@@ -72,9 +72,9 @@ pub(super) fn run(command: &Command) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn verifier(path: &Path) -> Result<Verifier, String> {
+fn verifier(path: &Path) -> Result<PublicKey, String> {
     let pem = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Verifier::of(&pem).ok_or_else(|| format!("{}: not a public key of Ed25519 or P-256 in PEM", path.display()))
+    PublicKey::of(&pem).ok_or_else(|| format!("{}: not a public key of Ed25519 or P-256 in PEM", path.display()))
 }
 
 /// What is wrong with a file, and where.

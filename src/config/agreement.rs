@@ -63,6 +63,37 @@ impl Loaded {
         problems.into_result(Some(()))
     }
 
+    /// Assertions are for somebody, and by nobody whose tokens are believed.
+    pub(super) fn check_assertions(&self, upstreams: &Upstreams) -> Result<(), Problems> {
+        let mut problems = Problems::default();
+        let config = &self.config;
+        let Some(assertion) = &config.identity.assertion else {
+            if !self.serves {
+                return Ok(());
+            }
+            let named = [&config.upstream].into_iter().chain(config.upstreams.values());
+            for audience in named.filter_map(|upstream| upstream.audience.as_ref()) {
+                let problem = Problem::at(audience, "the audience of assertions, and none are made");
+                problems.push(problem.fix("add `identity: { assertion: … }`, or remove it"));
+            }
+            return problems.into_result(Some(()));
+        };
+        if upstreams.usual.audience.is_none() {
+            problems.push(
+                Problem::at(&config.upstream.url, "nothing says which service the assertions of this upstream are for")
+                    .fix("add `audience`: a name that no other service of yours takes for its own"),
+            );
+        }
+        let issuers = config.issuers.value.iter().map(|issuer| &issuer.settings().issuer.value);
+        if issuers.into_iter().any(|issuer| *issuer == assertion.issuer.value) {
+            problems.push(
+                Problem::at(&assertion.issuer, "an issuer whose tokens are believed: an assertion is none of them")
+                    .fix("give the gate a name of its own"),
+            );
+        }
+        problems.into_result(Some(()))
+    }
+
     /// Stores are there, and what the host decides, the upstream sees.
     pub(super) fn check_stores(
         &self,

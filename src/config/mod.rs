@@ -251,6 +251,7 @@ impl Loaded {
     #[must_use]
     pub fn unserved(mut self) -> Self {
         (self.config.tls, self.config.admin_token, self.config.proxy_protocol) = (None, None, None);
+        self.config.identity.assertion = None;
         self.config.listeners.clear();
         Self { serves: false, ..self }
     }
@@ -272,7 +273,7 @@ impl Loaded {
         let servers = problems.keep(self.servers());
         let limits = problems.keep(config.limits.request_limits());
         let cache = problems.keep(config.limits.cache_limits());
-        let identity = problems.keep(Identity::compile(&config.identity));
+        let identity = problems.keep(Identity::compile(&config.identity, &self.files));
         let upstreams = problems.keep(Upstreams::compile(&config.upstream, &config.upstreams, &self.files));
         let folder = config.policies.as_ref().map_or_else(|| PathBuf::from("policies"), |folder| folder.value.clone());
         // Policies that are written by others' conventions are named by others.
@@ -291,10 +292,12 @@ impl Loaded {
         if let (Some((mapping, routes)), Some(identity), Some(upstreams)) = (&routes, &identity, &upstreams) {
             problems.keep(self.forwards_what_it_reads(mapping, routes, identity));
             problems.keep(self.check_upstreams(upstreams, routes));
+            problems.keep(self.check_assertions(upstreams));
             let stores = loaded.as_ref().map(|loaded| &loaded.stores);
             problems.keep(stores.map_or(Ok(()), |stores| self.check_stores(stores, upstreams, mapping, routes)));
         }
-        let own = loaded.as_ref().and_then(|loaded| problems.keep(self.pages(&loaded.stores)));
+        let own = loaded.as_ref().zip(identity.as_ref());
+        let own = own.and_then(|(loaded, identity)| problems.keep(self.pages(&loaded.stores, identity)));
         let compiled = (|| {
             let ((mapping, routes), loaded) = (routes?, loaded?);
             let (pages, metadata_url) = own?;

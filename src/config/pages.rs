@@ -8,9 +8,11 @@ use crate::{
         problem::{Problem, Problems},
         spanned::Spanned,
     },
+    forward::Identity,
     pages::{
-        Page, Pages,
+        KEYS, Page, Pages,
         metadata::{Known, ResourceMetadataConfig},
+        path,
     },
     policy::stores::Stores,
     token::{algorithm::NAMES, binding::Binding, issuer::IssuerConfig},
@@ -18,7 +20,7 @@ use crate::{
 
 impl Loaded {
     /// Every page, and where clients learn what tokens are taken.
-    pub(super) fn pages(&self, stores: &Stores) -> Result<(Pages, Option<String>), Problems> {
+    pub(super) fn pages(&self, stores: &Stores, identity: &Identity) -> Result<(Pages, Option<String>), Problems> {
         let mut problems = Problems::default();
         let mut pages = Vec::new();
         let mut metadata_url = None;
@@ -29,6 +31,12 @@ impl Loaded {
                 pages.push(metadata.page);
                 metadata_url = Some(metadata.url);
             }
+        }
+        let assertion = self.config.identity.assertion.as_ref();
+        if let (Some(place), Some(made)) = (assertion.and_then(|it| it.jwks_path.as_ref()), identity.assertions()) {
+            let page = problems.keep(path(place, &place.value)).map(|path| Page::json(path, KEYS, made.jwks()));
+            problems.keep(page.as_ref().map_or(Ok(()), |page| self.is_free(page)));
+            pages.extend(page);
         }
         let pages = problems.keep(Pages::new(pages));
         problems.into_result(pages.map(|pages| (pages, metadata_url)))

@@ -6,15 +6,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
-    audit::{
-        chain::Signer,
-        file::{ChainSettings, FileSettings},
-    },
+    audit::file::{ChainSettings, FileSettings},
     base::{
         files::Files,
         problem::{Problem, Problems, bounded},
         pseudonym::{KEY_BYTES_MIN, Pseudonyms},
         secret::SecretSource,
+        signing::SigningKey,
         spanned::Spanned,
     },
     entities::hiding::Recording,
@@ -165,7 +163,7 @@ impl RecordFileConfig {
         }
         let key = self.signing_key.as_ref().and_then(|source| {
             let key = problems.keep(source.value.read(files))?;
-            if Signer::of(key.expose()).is_none() {
+            if SigningKey::of(key.expose()).is_none() {
                 problems.push(
                     Problem::at(source, "not a private key of Ed25519 or P-256 in PEM (PKCS#8)")
                         .fix("make one: `openssl genpkey -algorithm ed25519`"),

@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod trust;
 mod tunnel;
 pub mod upkeep;
+mod whole;

@@ -26,6 +26,7 @@ use crate::{
         pace::Pace,
         tunnel::Tunnel,
         upkeep::Upkeep,
+        whole,
     },
     forward::{Obligations, upstream::Http2},
     pipeline::{Admission, Gate, Visit},
@@ -58,6 +59,8 @@ pub struct Passage {
     tunnel: Tunnel,
     /// Of its body, so far.
     body_bytes: u64,
+    /// The SHA-256 of its body, where that was read before anything went on.
+    digest: Option<[u8; 32]>,
     /// How its body comes in, where pingora sets no bound on that.
     pace: Option<Arc<Pace>>,
 }
@@ -96,6 +99,7 @@ impl ProxyHttp for ProxyDoor {
             attempts: Attempts::default(),
             tunnel: Tunnel::default(),
             body_bytes: 0,
+            digest: None,
             pace: Pace::ours(),
         }
     }
@@ -147,6 +151,10 @@ impl ProxyHttp for ProxyDoor {
                 Ok(true)
             }
             Ok(Admission::Forward(obligations)) => {
+                if obligations.binds_body() {
+                    let due = |is_due: bool| passage.expect_body(!is_due);
+                    passage.digest = Some(whole::read(session, &passage.visit, due).await?);
+                }
                 passage.obligations = Some(obligations);
                 Ok(false)
             }
@@ -240,8 +248,14 @@ impl ProxyHttp for ProxyDoor {
         if !upstream.sees_host {
             request.insert_header(header::HOST, upstream.host.clone())?;
         }
-        for (name, value) in obligations.set() {
+        let assertion = passage.visit.assertion(obligations, &request.method, passage.digest.as_ref());
+        let Ok(assertion) = assertion else { return Error::e_explain(InternalError, "no assertion could be made") };
+        for (name, value) in obligations.set().iter().chain(&assertion) {
             request.insert_header(name.clone(), value.clone())?;
+        }
+        if passage.digest.is_some() {
+            // The body is here already.
+            request.remove_header(&header::EXPECT);
         }
         passage.expect_body(session.is_body_done());
         Ok(())

@@ -5,17 +5,20 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
     Pool,
+    assertion::{AssertionConfig, Assertions, BODY_BYTES_MAX, Draft, Unsigned},
     balance::{Balance, seed},
 };
 use crate::{
     base::{
+        clock::Timestamp,
+        files::Files,
         names::same,
         problem::{Problem, Problems},
         spanned::Spanned,
@@ -36,6 +39,10 @@ pub struct IdentityConfig {
     pub app_header: Option<Spanned<String>>,
     /// Header for the decision id. Default `x-portcullis-decision`.
     pub decision_header: Option<Spanned<String>>,
+    /// Header for a signed assertion of all that. Default `x-portcullis-assertion`.
+    pub assertion_header: Option<Spanned<String>>,
+    /// How it is signed. Default: there is none.
+    pub assertion: Option<AssertionConfig>,
     /// Whether the upstream gets the agent's token too. Default false.
     pub forward_token: bool,
     /// Whether the upstream gets the agent's cookies. Default false: by one it could take the agent for somebody else.
@@ -99,6 +106,12 @@ pub struct Told<'a> {
     pub app: Option<&'a str>,
     /// Names the decision.
     pub decision_id: &'a str,
+    /// The client, as its issuer calls it.
+    pub client: &'a str,
+    /// The Cedar action.
+    pub action: &'a str,
+    /// The Cedar resource.
+    pub resource: &'a str,
 }
 
 /// Which headers tell the upstream who asks; compiled.
@@ -108,6 +121,8 @@ pub struct Identity {
     user: HeaderName,
     app: HeaderName,
     decision: HeaderName,
+    assertion: HeaderName,
+    assertions: Option<Arc<Assertions>>,
     forward_token: bool,
     forward_cookies: bool,
 }
@@ -121,14 +136,15 @@ pub struct Obligations {
     target: Outbound,
     identity: Arc<Identity>,
     set: Vec<(HeaderName, HeaderValue)>,
+    assertion: Option<Draft>,
 }
 
 impl Identity {
     /// Compiles the section.
     ///
     /// # Errors
-    /// A [`Problem`] for each name that cannot be used.
-    pub fn compile(config: &IdentityConfig) -> Result<Self, Problems> {
+    /// A [`Problem`] for each name that cannot be used, and with what signs.
+    pub fn compile(config: &IdentityConfig, files: &Files) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let mut name = |value: &Option<Spanned<String>>, default: &'static str| {
             problems.keep(header_name(value.as_ref(), default))
@@ -137,12 +153,16 @@ impl Identity {
         let user = name(&config.user_header, "x-portcullis-user");
         let app = name(&config.app_header, "x-portcullis-app");
         let decision = name(&config.decision_header, "x-portcullis-decision");
+        let assertion = name(&config.assertion_header, "x-portcullis-assertion");
+        let assertions = problems.keep(config.assertion.as_ref().map(|config| config.compile(files)).transpose());
         let identity = (|| {
             Some(Self {
                 agent: agent?,
                 user: user?,
                 app: app?,
                 decision: decision?,
+                assertion: assertion?,
+                assertions: assertions?.map(Arc::new),
                 forward_token: config.forward_token,
                 forward_cookies: config.forward_cookies,
             })
@@ -159,8 +179,18 @@ impl Identity {
         problems.into_result(identity)
     }
 
-    const fn names(&self) -> [&HeaderName; 4] {
-        [&self.agent, &self.user, &self.app, &self.decision]
+    const fn names(&self) -> [&HeaderName; 5] {
+        [&self.agent, &self.user, &self.app, &self.decision, &self.assertion]
+    }
+
+    /// What a body may have in bytes, where it must be read before anything goes on.
+    pub fn body_bytes_max(&self) -> Option<u64> {
+        self.assertions().filter(|assertions| assertions.binds_body()).map(|_| BODY_BYTES_MAX)
+    }
+
+    /// How assertions are made, if they are.
+    pub fn assertions(&self) -> Option<&Assertions> {
+        self.assertions.as_deref()
     }
 
     /// Whether a field of this name that the client sent must be removed.
@@ -190,14 +220,19 @@ impl Identity {
     ) -> Obligations {
         let is_asked = pool.upstream().balance == Balance::UserHash;
         let key = if is_asked { seed(told.user.unwrap_or(told.agent)) } else { 0 };
+        let upstream = pool.upstream();
+        let audience = upstream.audience.as_deref().unwrap_or_else(|| pool.name());
+        let assertion = self.assertions.as_ref().map(|assertions| assertions.draft(audience, told));
+        let is_plain = self.assertions.as_ref().is_none_or(|assertions| assertions.plain_headers);
         let told = [
             (&self.agent, Some(told.agent)),
             (&self.user, told.user),
             (&self.app, told.app),
             (&self.decision, Some(told.decision_id)),
         ];
-        let set = told.into_iter().filter_map(|(name, value)| Some((name.clone(), header_value(value?)?))).collect();
-        Obligations { pool: pool.clone(), key, target, identity: self.clone(), set }
+        let plain = told.into_iter().filter(|_| is_plain);
+        let set = plain.filter_map(|(name, value)| Some((name.clone(), header_value(value?)?))).collect();
+        Obligations { pool: pool.clone(), key, target, identity: self.clone(), set, assertion }
     }
 }
 
@@ -225,6 +260,26 @@ impl Obligations {
     /// Whether a field of this name is between the upstream and us: the client is not to see it in an answer.
     pub fn hides(&self, name: &HeaderName) -> bool {
         self.identity.is_ours(name)
+    }
+
+    /// Whether the body must be read before anything goes on.
+    pub fn binds_body(&self) -> bool {
+        self.assertion.as_ref().is_some_and(Draft::binds_body)
+    }
+
+    /// The assertion to set beside [`Self::set`], if any is due, for a request by `method` with a body of this digest that is
+    /// sent `now`.
+    ///
+    /// # Errors
+    /// [`Unsigned`]: then nothing may go on.
+    pub fn assertion(
+        &self,
+        method: &Method,
+        body: Option<&[u8; 32]>,
+        now: Timestamp,
+    ) -> Result<Option<(HeaderName, HeaderValue)>, Unsigned> {
+        let Some(draft) = &self.assertion else { return Ok(None) };
+        Ok(Some((self.identity.assertion.clone(), draft.sign(method, &self.target, body, now)?)))
     }
 
     /// The fields to set afterwards.
@@ -256,7 +311,10 @@ mod tests {
 
     fn identity() -> Identity {
         let config = IdentityConfig::default();
-        Identity { agent: HeaderName::from_static("x-agent-id"), ..Identity::compile(&config).unwrap() }
+        Identity {
+            agent: HeaderName::from_static("x-agent-id"),
+            ..Identity::compile(&config, &Files::memory([])).unwrap()
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! ROOM 5: what the upstream gets to see: where requests go, and which header fields are removed and set.
 
 pub mod address;
+pub mod assertion;
 pub mod balance;
 pub mod identity;
 pub mod pool;

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::{
     address::{Location, Origin},
+    assertion::name,
     balance::Balance,
     watch::{Ejection, EjectionConfig, Health, HealthConfig},
 };
@@ -38,6 +39,8 @@ pub struct UpstreamConfig {
     /// Whether the upstream gets the client's `Host`. Default false: it gets its own, from `url`.
     #[serde(default)]
     pub forward_host: bool,
+    /// `aud` of assertions that are for it. Default its name; `upstream` has none.
+    pub audience: Option<Spanned<String>>,
     /// Milliseconds to connect, TLS included. Default 2000.
     pub connect_timeout_ms: Option<Spanned<u64>>,
     /// Milliseconds between two reads of an answer. Default 60000.
@@ -109,6 +112,8 @@ pub struct Upstream {
     pub host: HeaderValue,
     /// Whether requests keep the client's `Host`.
     pub sees_host: bool,
+    /// Who it is, for assertions; the name that it has, where there is none.
+    pub audience: Option<String>,
     /// To connect, TLS included.
     pub connect_timeout: Duration,
     /// Between two reads of an answer.
@@ -177,6 +182,7 @@ impl UpstreamConfig {
                 .push(Problem::at(asked, "gRPC is spoken in HTTP/2 alone").fix("add `http2: only` to the upstream"));
         }
         let ejection = problems.keep(self.ejection.compile());
+        problems.keep(self.audience.as_ref().map(name).transpose());
         let upstream = (|| {
             Some(Upstream {
                 servers: servers?,
@@ -185,6 +191,7 @@ impl UpstreamConfig {
                 tls: tls?,
                 host: authority(origin?).ok()?,
                 sees_host: self.forward_host,
+                audience: self.audience.as_ref().map(|it| it.value.clone()),
                 connect_timeout: connect?,
                 read_timeout: read?,
                 write_timeout: write?,

@@ -43,7 +43,10 @@ pub enum Wanted {
 pub struct Pages(Vec<Arc<Page>>);
 
 /// What records call answers with pages.
-pub const CODES: [&str; 1] = [METADATA];
+pub const CODES: [&str; 2] = [METADATA, KEYS];
+
+/// What records call an answer with the keys of assertions.
+pub const KEYS: &str = "assertion_keys";
 
 /// Seconds for which a page may be kept: whoever has it learns of another as late as that.
 const KEPT_S: u32 = 300;

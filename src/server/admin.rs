@@ -40,7 +40,7 @@ pub struct State {
     pub token: Arc<ArcSwapOption<Secret>>,
 }
 
-/// Serves `/livez`, `/readyz`, `/metrics`, `/keys`, `/upstreams`, `/config` and `/deny-list` on `listening`.
+/// Serves `/livez`, `/readyz`, `/metrics`, `/keys`, `/jwks`, `/upstreams`, `/config` and `/deny-list` on `listening`.
 pub fn start(listening: Listening, state: State) -> Serving {
     Serving::start(listening, move |request: Request<Incoming>| {
         let state = state.clone();
@@ -66,13 +66,14 @@ fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> 
         "/readyz" => readiness(state),
         "/keys" => keys(state),
         "/upstreams" => upstreams(state),
+        "/jwks" => jwks(state),
         // INVARIANT: only who has shown the operators' token comes here.
         "/config" => answer(StatusCode::OK, "application/yaml", state.current.load().text().to_string()),
         "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", metrics(state)),
         _ => answer(
             StatusCode::NOT_FOUND,
             "text/plain",
-            "/livez, /readyz, /metrics, /keys, /upstreams, /config or /deny-list\n",
+            "/livez, /readyz, /metrics, /keys, /jwks, /upstreams, /config or /deny-list\n",
         ),
     }
 }
@@ -88,6 +89,14 @@ fn keys(state: &State) -> Response<Full<Bytes>> {
         })
     });
     answer_json(StatusCode::OK, &rings.collect::<Vec<_>>().into())
+}
+
+/// The keys that assertions are verified by.
+fn jwks(state: &State) -> Response<Full<Bytes>> {
+    match state.current.load().identity().assertions() {
+        Some(assertions) => answer_json(StatusCode::OK, assertions.jwks()),
+        None => answer(StatusCode::NOT_FOUND, "text/plain", "no `identity.assertion` is configured\n"),
+    }
 }
 
 /// The servers that requests are forwarded to, upstream by upstream, and how each does.

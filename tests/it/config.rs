@@ -702,3 +702,45 @@ fn metadata_is_of_a_resource_that_clients_address() {
     let problems = problems_of(&taken.replace(routes, &and("resource: 'https://api.example'")));
     assert!(problems.contains("a page of the gate's own is at `/.well-known/oauth-protected-resource`"), "{problems}");
 }
+
+#[test]
+fn assertions_are_for_somebody_and_by_a_key() {
+    let private = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+    let policies = ["policies/schema.cedarschema", "policies/users.cedar"].map(|name| (name, house::repository(name)));
+    let keys = [("signing.pem", private.to_owned()), ("no.pem", "no key".to_owned())];
+    let files = policies.iter().chain(&keys).map(|(name, text)| (*name, text.as_str()));
+    let files = Files::memory(files);
+    let problems = |upstream: &str, settings: &str| {
+        let section = format!("identity: {{ assertion: {{ {settings} }} }}\n");
+        let text = MINIMAL.replace("http://127.0.0.1:9000", &format!("http://127.0.0.1:9000{upstream}")) + &section;
+        let compiled = config::parse("config.yaml".into(), text, files.clone()).and_then(|loaded| loaded.compile());
+        compiled.map(|_| String::new()).unwrap_or_else(|problems| problems.to_string())
+    };
+    let good = "issuer: gate, signing_key: { file: signing.pem }";
+    assert_eq!(problems(", audience: users", good), "");
+    for (upstream, settings, shown) in [
+        ("", good, "nothing says which service the assertions of this upstream are for"),
+        (", audience: ''", good, "not a name"),
+        (", audience: 'a b'", good, "not a name"),
+        (", audience: users", "issuer: '', signing_key: { file: signing.pem }", "not a name"),
+        (", audience: users", "issuer: gate, signing_key: { file: no.pem }", "not a private key of Ed25519 or P-256"),
+        (", audience: users", "issuer: gate, signing_key: { file: nowhere.pem }", "cannot read `nowhere.pem`"),
+        (", audience: users", &format!("{good}, other_keys: [signing.pem]"), "not a public key of Ed25519 or P-256"),
+        (", audience: users", &format!("{good}, lifetime_s: 301"), "choose from 1 to 300"),
+        (", audience: users", &format!("{good}, binds: [body, body]"), "this stands twice"),
+        (", audience: users", &format!("{good}, binds: [head]"), "unknown variant `head`"),
+        (", audience: users", &format!("{good}, jwks_path: keys"), "is not a path that a page can have"),
+        (", audience: users", &format!("{good}, jwks_path: '/users/{{a}}'"), "is not a path that a page can have"),
+        (
+            ", audience: users",
+            "issuer: 'https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents', signing_key: { file: signing.pem }",
+            "an issuer whose tokens are believed",
+        ),
+    ] {
+        let problems = problems(upstream, settings);
+        assert!(problems.contains(shown), "{settings}: `{shown}` is not in\n{problems}");
+        assert!(problems.contains("config.yaml:"), "{problems}");
+    }
+    let alone = "http://127.0.0.1:9000, audience: users";
+    with("http://127.0.0.1:9000", alone, &["the audience of assertions, and none are made", "config.yaml:2:"]);
+}

@@ -106,6 +106,7 @@ fn every_setting_is_described() {
         "src/entities/profile.rs",
         "src/entities/route.rs",
         "src/entities/sources.rs",
+        "src/forward/assertion.rs",
         "src/forward/identity.rs",
         "src/forward/upstream.rs",
         "src/forward/watch.rs",

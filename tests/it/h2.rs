@@ -73,6 +73,17 @@ impl Client {
         Some(whole(response).await)
     }
 
+    /// What comes of a request with this body, sent in two parts and ended by itself.
+    pub(crate) async fn ask_with(&mut self, request: Request<()>, body: &[u8]) -> Answer {
+        let (response, mut send) = self.begin(request, false).await;
+        let (first, second) = body.split_at(body.len() / 2);
+        for part in [first, second].into_iter().filter(|part| !part.is_empty()) {
+            send.send_data(Bytes::copy_from_slice(part), false).unwrap();
+        }
+        send.send_data(Bytes::new(), true).unwrap();
+        whole(response).await.unwrap()
+    }
+
     /// What comes of the good call for this user.
     pub(crate) async fn call(&mut self, user: &str) -> Answer {
         self.ask(good(user)).await.unwrap().unwrap()

@@ -4,6 +4,7 @@
 
 mod admin;
 mod agreement;
+mod assertion;
 mod authoring;
 mod bodies;
 mod cases;
