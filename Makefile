@@ -44,6 +44,7 @@ interop: build
 	bash tests/interop/jwt-oracle/run.sh $(RELEASE)
 	bash tests/interop/reload/run.sh $(RELEASE)
 	bash tests/interop/replay/run.sh $(RELEASE)
+	bash tests/interop/assertion/run.sh $(RELEASE)
 	bash tests/interop/grpc/run.sh $(RELEASE)
 	bash tests/interop/transport/run.sh $(RELEASE)
 	bash tests/interop/rolling/run.sh $(RELEASE)

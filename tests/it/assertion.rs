@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use portcullis::base::{digest::sha256, signing::PublicKey};
+use portcullis::base::{
+    digest::sha256,
+    signing::{PublicKey, SigningKey},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -18,32 +21,32 @@ use crate::{
 };
 
 /// The keys of RFC 8032 section 7.1, and another.
-const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+pub(crate) const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
 const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
 const OTHER: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAPUAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw=\n-----END PUBLIC KEY-----\n";
 
 /// The usual routes, with assertions that have these settings too.
-fn config(settings: &str) -> String {
+pub(crate) fn config(settings: &str) -> String {
     let assertion = format!(
         "identity: {{ assertion: {{ issuer: 'https://gate.example', signing_key: {{ file: signing.pem }}, {settings} }} }}\n"
     );
     ROUTES.replace("127.0.0.1:1' }", "127.0.0.1:1', audience: 'https://users.example' }") + &assertion
 }
 
-fn keys() -> Vec<(String, String)> {
+pub(crate) fn keys() -> Vec<(String, String)> {
     [("signing.pem", PRIVATE), ("other.pem", OTHER), ("own.pem", PUBLIC)]
         .map(|(name, pem)| (name.into(), pem.into()))
         .into()
 }
 
 /// What an upstream got: the head, and the body as it was framed.
-struct Got {
+pub(crate) struct Got {
     head: String,
     body: Vec<u8>,
 }
 
 impl Got {
-    fn all(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
         let fields = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
         fields.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
@@ -55,7 +58,7 @@ impl Got {
 }
 
 /// The claims of an assertion that the key of these tests has signed.
-fn read(text: &str) -> Value {
+pub(crate) fn read(text: &str) -> Value {
     let (signed, signature) = text.rsplit_once('.').unwrap();
     let key = PublicKey::of(PUBLIC).unwrap();
     assert!(key.verifies(signed.as_bytes(), signature), "{text}");
@@ -67,7 +70,7 @@ fn read(text: &str) -> Value {
 }
 
 /// An upstream that keeps what it gets, and answers each request with 200.
-async fn keeper() -> (SocketAddr, UnboundedReceiver<Got>) {
+pub(crate) async fn keeper() -> (SocketAddr, UnboundedReceiver<Got>) {
     let listener = house::loopback().await;
     let address = listener.local_addr().unwrap();
     let (sender, got) = unbounded_channel();
@@ -351,7 +354,7 @@ async fn an_assertion_is_no_token_whoever_vouches_for_its_key() {
         assert_eq!(answer.status, 403, "the ids have other prefixes: {}", answer.body);
         let _ = got.try_recv();
         // What the gate would sign, with whatever `iss`.
-        let key = portcullis::base::signing::SigningKey::of(PRIVATE).unwrap();
+        let key = SigningKey::of(PRIVATE).unwrap();
         let sign = |typ: &str| {
             let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
             let said = json!({ "iss": "https://other.example", "aud": "https://users.example", "sub": "user-1", "client_id": "c", "iat": NOW,

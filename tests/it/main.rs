@@ -37,6 +37,7 @@ mod replay;
 mod scenarios;
 mod schema;
 mod shadow;
+mod snippet;
 mod sources;
 mod tls;
 mod unseen;
