@@ -48,8 +48,11 @@ enum Message {
     /// A record.
     Line(Vec<u8>),
     /// What the lines that come later are written to.
-    Turn(Box<dyn Out>),
+    Turn(Next),
 }
+
+/// Gives what is written to next.
+type Next = Box<dyn FnOnce() -> Box<dyn Out> + Send>;
 
 /// The queue.
 pub struct Lines {
@@ -97,11 +100,12 @@ impl Lines {
         }
     }
 
-    /// Writes to `out` from here on; what was written to before is closed once what waits now is there.
-    pub fn turn_to(&self, out: impl Out) {
+    /// Writes to what `next` gives from here on; that is asked once what waits now is where it was written to before, and that is
+    /// closed.
+    pub fn turn_to<O: Out>(&self, next: impl FnOnce() -> O + Send + 'static) {
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(sender) = sender {
-            let _ = sender.send(Message::Turn(Box::new(out)));
+            let _ = sender.send(Message::Turn(Box::new(move || Box::new(next()))));
         }
     }
 
@@ -205,7 +209,8 @@ fn drain(receiver: &Receiver<Message>, mut out: Box<dyn Out>, state: &State) {
                 }
                 if let Some(next) = turn {
                     state.note(out.rest(true).as_ref());
-                    out = next;
+                    drop(out);
+                    out = next();
                 }
             }
             Err(RecvTimeoutError::Timeout) => state.note(out.rest(false).as_ref()),

@@ -15,7 +15,7 @@ use crate::{
     audit::{
         Lines,
         file::RecordFile,
-        heir::{Bequest, Heir},
+        heir::{self, Bequest, Heir, Unclosed},
         lines::Stream,
     },
     base::clock::SystemClock,
@@ -39,8 +39,8 @@ pub(super) async fn run(path: PathBuf, mut sockets: Sockets) -> ExitCode {
         Err(problems) => return bad_config(&path, &problems),
     };
     let has_predecessor = sockets.has_predecessor();
-    let (lines, file) = match records(sinks, &metrics, has_predecessor) {
-        Ok(Written { all, file }) => (Arc::new(all), file),
+    let (lines, file, unclosed) = match records(sinks, &metrics, has_predecessor) {
+        Ok(Written { all, file, unclosed }) => (Arc::new(all), file, unclosed),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
     if file.is_some() {
@@ -58,7 +58,7 @@ pub(super) async fn run(path: PathBuf, mut sockets: Sockets) -> ExitCode {
     let listen: Vec<_> = app.addresses().iter().map(ToString::to_string).collect();
     tracing::info!(listen = listen.join(", "), admin = %app.admin_address(), "the gate stands");
     app.follow(path, sights);
-    let bequest = file.clone().zip(app.bequest()).map(|(file, line)| Bequest::read(line, file));
+    let bequest = file.clone().zip(app.bequest()).map(|(file, line)| Bequest::read(line, file, unclosed));
     let bequest = match bequest.transpose() {
         Ok(bequest) => bequest,
         Err(error) => return fail(&format!("portcullis: {error}\n")),
@@ -76,7 +76,7 @@ pub(super) async fn run(path: PathBuf, mut sockets: Sockets) -> ExitCode {
                     tracing::info!(process, "another gate has taken over; draining");
                     // One gate alone writes to a file: what is still to be recorded here goes there by the other one.
                     if let Some((file, line)) = file.zip(records) {
-                        let _ = spawn_blocking(move || file.turn_to(Stream::to(line))).await;
+                        let _ = spawn_blocking(move || file.turn_to(|| heir::bequeath(line))).await;
                     }
                     app.hand_over().await;
                     close(bequest, lines).await;
@@ -117,11 +117,13 @@ struct Written {
     all: Vec<Arc<Lines>>,
     /// That of these which is the file.
     file: Option<Arc<Lines>>,
+    /// While the gate before has that.
+    unclosed: Option<Unclosed>,
 }
 
 /// Opens what records are written to. The file of one that `has_predecessor` is open once that has closed it.
 fn records(sinks: RecordSinks, metrics: &Metrics, has_predecessor: bool) -> std::io::Result<Written> {
-    let (mut all, mut filed) = (Vec::new(), None);
+    let (mut all, mut filed, mut unclosed) = (Vec::new(), None, None);
     if sinks.stdout {
         let (written, dropped) = metrics.records("stdout");
         all.push(Arc::new(Lines::new(Stream::to(std::io::stdout()), written, dropped)?));
@@ -130,12 +132,15 @@ fn records(sinks: RecordSinks, metrics: &Metrics, has_predecessor: bool) -> std:
         let path = settings.path.display().to_string();
         let (written, dropped) = metrics.records("file");
         let lines = match has_predecessor {
-            true => Heir::of(settings).and_then(|heir| Lines::new(heir, written, dropped)),
+            true => Heir::of(settings).and_then(|(heir, held)| {
+                unclosed = Some(held);
+                Lines::new(heir, written, dropped)
+            }),
             false => RecordFile::open(settings).and_then(|file| Lines::new(file, written, dropped)),
         };
         let lines =
             lines.map_err(|error| std::io::Error::new(error.kind(), format!("records to `{path}`: {error}")))?;
         all.push(filed.insert(Arc::new(lines)).clone());
     }
-    Ok(Written { all, file: filed })
+    Ok(Written { all, file: filed, unclosed })
 }
