@@ -70,6 +70,11 @@ impl Out for RecordFile {
     }
 
     fn rest(&mut self, ends: bool) -> io::Result<()> {
+        if ends && self.dropped > 0 {
+            self.follow()?;
+            self.tell_dropped()?;
+            self.finish()?;
+        }
         self.sign(ends)
     }
 }
@@ -459,10 +464,14 @@ mod tests {
         let good = std::mem::replace(&mut file.file, File::open(folder.path().join("records.jsonl")).unwrap());
         let (lost, _) = file.write(records(2, 3)).unwrap_err();
         assert_eq!(lost, 3);
-        file.file = good;
+        let bad = std::mem::replace(&mut file.file, good);
         file.write(records(5, 1)).unwrap();
+        let good = std::mem::replace(&mut file.file, bad);
+        assert!(file.write(records(6, 2)).is_err());
+        file.file = good;
+        // No further record tells of those.
         file.rest(true).unwrap();
         let account = verified(&folder);
-        assert_eq!((account.records, account.dropped), (3, 3));
+        assert_eq!((account.records, account.dropped, account.since_signature), (3, 5, 0));
     }
 }
