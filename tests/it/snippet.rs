@@ -2,7 +2,11 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header, jwk::JwkSet};
-use portcullis::base::{digest::sha256, signing::SigningKey};
+use portcullis::base::{
+    clock::{Clock, SystemClock},
+    digest::sha256,
+    signing::SigningKey,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,6 +32,8 @@ struct Request {
     target_sha256: String,
     body_sha256: String,
 }
+
+type Change<'a> = &'a dyn Fn(&mut Value, &mut Value);
 
 struct Sha256;
 
@@ -70,7 +76,7 @@ async fn the_snippet_in_rust_takes_what_the_gate_has_allowed_and_nothing_else() 
     let loaded = House::load(Some(&config("binds: [method, target, body]")), &keys());
     let mut house = House::before(loaded, &format!("http://{address}")).await;
     // Libraries look at the time themselves.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = SystemClock.now().seconds();
     house.at(now);
     let mut of_now = claims();
     (of_now["iat"], of_now["exp"]) = (now.into(), (now + 60).into());
@@ -90,7 +96,7 @@ async fn the_snippet_in_rust_takes_what_the_gate_has_allowed_and_nothing_else() 
     assert_eq!(asks(good, "GET", "/users/user-1/data?a", b"a"), None);
     // Signed by the gate's own key, and not the same in one member.
     let key = SigningKey::of(PRIVATE).unwrap();
-    let signed = |change: &dyn Fn(&mut Value, &mut Value)| {
+    let signed = |change: Change<'_>| {
         let mut said = read(good);
         let mut header = json!({ "typ": "portcullis-assertion+jwt", "alg": "EdDSA", "kid": key.public().thumbprint() });
         change(&mut header, &mut said);
@@ -100,7 +106,7 @@ async fn the_snippet_in_rust_takes_what_the_gate_has_allowed_and_nothing_else() 
         asks(&text, "GET", "/users/user-1/data?a", b"")
     };
     assert_eq!(signed(&|_, _| ()).as_deref(), Some("user-1"));
-    let wrong: [&dyn Fn(&mut Value, &mut Value); 7] = [
+    let wrong: [Change<'_>; 7] = [
         &|header, _| header["typ"] = "at+jwt".into(),
         &|header, _| header["alg"] = "none".into(),
         &|header, _| header["kid"] = "other".into(),
