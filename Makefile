@@ -7,7 +7,9 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/portcullis
 
 # Programs that the build and the tests need, and the Debian packages they come in.
 BUILD_NEEDS := cmake:cmake cc:gcc
-TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm c++:g++ wrk:wrk h2load:nghttp2-client postgres:postgresql redis-server:redis-server
+TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm c++:g++ wrk:wrk h2load:nghttp2-client postgres:postgresql redis-server:redis-server promtool:prometheus
+# What Helm's templates are made of, in Go.
+TEST_NEEDS += go:golang-go gocode/github.com/Masterminds/sprig:golang-github-masterminds-sprig-dev gocode/github.com/ghodss/yaml:golang-github-ghodss-yaml-dev gocode/github.com/xeipuuv/gojsonschema:golang-github-xeipuuv-gojsonschema-dev
 
 .PHONY: demo test build bench lint unit interop image audit fuzz needs-build needs-test
 
@@ -48,6 +50,7 @@ interop: build
 	bash tests/interop/grpc/run.sh $(RELEASE)
 	bash tests/interop/transport/run.sh $(RELEASE)
 	bash tests/interop/rolling/run.sh $(RELEASE)
+	bash tests/interop/helm/run.sh $(RELEASE)
 
 # The container image, where a builder of images is at hand.
 image: build

@@ -22,7 +22,10 @@ use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberE
 
 use crate::{
     authoring::lint::{self, Lint, Oddity},
-    base::problem::{Problems, Source},
+    base::{
+        address::Address,
+        problem::{Problems, Source},
+    },
     config, demo,
     doors::trust,
     server::{handover::Sockets, probe, tls},
@@ -60,7 +63,7 @@ enum Command {
     /// Print the JSON Schema of `config.yaml`, for editors.
     Schema,
     /// Ask a running gate whether it is ready; for container health checks.
-    Health(ConfigFile),
+    Health(HealthOptions),
     /// Show the whole flow on this machine: an issuer, a service and the gate, in one process.
     Demo(demo::Options),
 }
@@ -70,6 +73,19 @@ struct ConfigFile {
     /// The configuration file.
     #[arg(long, default_value = "config.yaml", env = "PORTCULLIS_CONFIG")]
     config: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct HealthOptions {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Where it is asked, in place of `admin` in the configuration file, which is then not read.
+    #[arg(long, value_name = "ADDRESS", value_parser = admin_address)]
+    admin: Option<Address>,
+}
+
+fn admin_address(text: &str) -> Result<Address, String> {
+    Address::try_from(text.to_owned())
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,7 +116,7 @@ impl Cli {
             Command::Replay(options) => replay::run(&options),
             Command::Explain(options) => on_runtime(explain::run(options)),
             Command::Schema => schema(),
-            Command::Health(file) => on_runtime(health(file.config)),
+            Command::Health(options) => on_runtime(health(options)),
             Command::Demo(options) => with_logs(|| on_runtime(demo::run(options))),
         }
     }
@@ -211,10 +227,11 @@ fn schema() -> ExitCode {
 /// The longest a health check takes.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 
-async fn health(path: PathBuf) -> ExitCode {
+async fn health(options: HealthOptions) -> ExitCode {
+    let path = options.file.config;
     // The file's form alone: a policy that is being edited says nothing of the gate that runs.
-    let admin = match config::load(&path) {
-        Ok(loaded) => loaded.config.admin_address(),
+    let admin = match options.admin.map_or_else(|| config::load(&path).map(|it| it.config.admin_address()), Ok) {
+        Ok(admin) => admin,
         Err(problems) => return bad_config(&path, &problems),
     };
     match tokio::time::timeout(HEALTH_TIMEOUT, probe::ready(admin)).await {

@@ -158,6 +158,9 @@ fn serve_answers_health_checks_writes_one_line_per_request_and_drains() {
         assert!(Instant::now() < deadline, "never ready");
         std::thread::sleep(Duration::from_millis(50));
     }
+    // A file that is being edited makes no gate unwell where the probe knows whom to ask.
+    let admin = config.lines().nth(1).unwrap().trim_start_matches("admin: ");
+    assert!(run(&["health", "--config", "nowhere.yaml", "--admin", admin]).status.success());
     let address = config.lines().next().unwrap().trim_start_matches("listen: ").to_owned();
     let canary = "canary-token-that-must-not-be-written";
     shell(&format!(

@@ -63,7 +63,9 @@ fn the_configurations_in_kubernetes_manifests_are_good_and_the_pods_mount_them()
         let whole = wait + drain / 1000;
         assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > whole, "{file}");
         let probe = gate["readinessProbe"]["exec"]["command"].as_array().unwrap();
-        assert_eq!(probe[1..], ["health"], "{file}");
+        // By address: a file that is malformed and refused makes no pod unready.
+        assert_eq!(probe[1..], ["health", "--admin", "127.0.0.1:9901"], "{file}");
+        assert!(!config.contains("\nadmin:"), "{file}");
     }
 }
 
@@ -107,4 +109,34 @@ fn the_unit_is_one_that_systemd_takes() {
     let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
     let words: Vec<_> = command.split(' ').skip(1).collect();
     assert_eq!(words[..2], ["serve", "--config"]);
+}
+
+/// The keys of maps, below one another, as far as `inside` finds any.
+fn keys(of: &Value, inside: &dyn Fn(&Value) -> Option<&Value>) -> Value {
+    let map = inside(of).and_then(Value::as_object);
+    map.map_or(Value::Null, |map| map.iter().map(|(name, value)| (name.clone(), keys(value, inside))).collect())
+}
+
+#[test]
+fn the_charts_version_is_the_gates_and_its_schema_knows_every_value() {
+    let chart = &documents("deploy/helm/portcullis/Chart.yaml")[0];
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!((chart["version"].as_str(), chart["appVersion"].as_str()), (Some(version), Some(version)));
+    assert_eq!(documents("deploy/helm/orders/Chart.yaml")[0]["dependencies"][0]["version"], version);
+    let schema = house::repository("deploy/helm/portcullis/values.schema.json");
+    let mut schema: Value = serde_json::from_str(&schema).unwrap();
+    // For charts that include this one.
+    schema["properties"].as_object_mut().unwrap().remove("global").unwrap();
+    let mut closed = keys(&schema, &|it| (it["additionalProperties"] == false).then(|| &it["properties"]));
+    let mut said = keys(&documents("deploy/helm/portcullis/values.yaml")[0], &|it| it.is_object().then_some(it));
+    // What is open is for others to describe.
+    for (name, inner) in said.as_object_mut().unwrap() {
+        if closed[name].is_null() {
+            *inner = Value::Null;
+        }
+    }
+    for open in ["/service/annotations", "/podMonitor/labels", "/upstreamPods/labels"] {
+        *said.pointer_mut(open).unwrap() = Value::Null;
+    }
+    assert_eq!(closed.take(), said);
 }
