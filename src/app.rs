@@ -26,6 +26,7 @@ use crate::{
     },
     config::{Compiled, Loaded, Servers, servers::Drain},
     doors::{proxy::ProxyDoor, trust, upkeep::Upkeep},
+    logs,
     metrics::Metrics,
     pipeline::Gate,
     reload::{Install, Reloader, Reloads},
@@ -281,6 +282,9 @@ impl Install for Works {
         let before = self.current.replace(snapshot);
         self.admin_token.store(servers.admin_token.map(Arc::new));
         self.drain.store(Arc::new(servers.drain));
+        if let Some(logs) = logs::installed() {
+            logs.configure(servers.log.level);
+        }
         tokio::spawn(retire(before));
         Ok(())
     }
@@ -296,6 +300,7 @@ impl Works {
             (changed_listener().unwrap_or_default(), changed_listener().is_some()),
             ("admin", before.admin != servers.admin),
             ("records.stdout` or `records.file", before.records != servers.records),
+            ("log.format", before.log.format != servers.log.format),
             ("limits.connections_max", before.connections_max != servers.connections_max),
             ("limits.streams_max", before.streams_max != servers.streams_max),
         ];

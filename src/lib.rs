@@ -45,6 +45,8 @@ pub mod doors;
 pub mod entities;
 pub mod forward;
 pub mod limit;
+#[cfg(feature = "doors")]
+pub mod logs;
 pub mod metrics;
 pub mod pages;
 pub mod pipeline;

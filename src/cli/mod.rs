@@ -17,22 +17,26 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use tracing::Level;
-use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
+use self::terminal::tame;
 use crate::{
     authoring::lint::{self, Lint, Oddity},
     base::{
         address::Address,
         problem::{Problems, Source},
     },
-    config, demo,
+    config::{self, log::LogConfig},
+    demo,
     doors::trust,
-    server::{handover::Sockets, probe, tls},
+    logs,
+    server::{probe, tls},
 };
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 64;
+
+/// The variable by which the environment says how much is logged.
+const LOG_VARIABLE: &str = "RUST_LOG";
 
 /// Stack of a worker, in bytes: Cedar's evaluator recurses as deep as the longest expression that is let in.
 pub const WORKER_STACK_BYTES: usize = 8 * 1024 * 1024;
@@ -107,31 +111,28 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Check(options) => check(&options),
-            Command::Serve(file) => with_logs(|| match Sockets::handed() {
-                Ok(sockets) => on_runtime(serve::run(file.config, sockets)),
-                Err(error) => fail(&format!("portcullis: {error}\n")),
-            }),
+            Command::Serve(file) => serve::run(file.config),
             Command::Test(options) => on_runtime(test::run(options)),
             Command::Audit(command) => audit::run(&command),
             Command::Replay(options) => replay::run(&options),
             Command::Explain(options) => on_runtime(explain::run(options)),
             Command::Schema => schema(),
             Command::Health(options) => on_runtime(health(options)),
-            Command::Demo(options) => with_logs(|| on_runtime(demo::run(options))),
+            Command::Demo(options) => with_logs(&LogConfig::default(), || on_runtime(demo::run(options))),
         }
     }
 }
 
-fn with_logs(run: impl FnOnce() -> ExitCode) -> ExitCode {
-    let chosen = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    // What libraries log below warnings may hold header fields, and so tokens: no setting lets it through. What pingora
-    // says of requests, our records say without the query.
-    let ours = filter_fn(|event| {
-        let target = event.target();
-        target.starts_with("portcullis") || (*event.level() <= Level::WARN && !target.starts_with("pingora_proxy"))
-    });
-    let lines = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(lines.with_filter(chosen).with_filter(ours)).init();
+/// Logs as `config` says, as far as the environment says nothing else.
+fn with_logs(config: &LogConfig, run: impl FnOnce() -> ExitCode) -> ExitCode {
+    let said = std::env::var_os(LOG_VARIABLE).filter(|text| !text.is_empty());
+    match said.map(|text| text.to_string_lossy().parse()).transpose() {
+        Ok(environment) => logs::install(config, environment),
+        Err(reason) => {
+            say(&mut std::io::stderr(), &format!("portcullis: {LOG_VARIABLE}: {}\n", tame(&reason)));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    }
     run()
 }
 

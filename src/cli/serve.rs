@@ -9,7 +9,7 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use super::{bad_config, fail};
+use super::{bad_config, fail, on_runtime, with_logs};
 use crate::{
     app::{App, StartError},
     audit::{
@@ -18,18 +18,26 @@ use crate::{
         heir::{self, Bequest, Heir, Unclosed},
         lines::Stream,
     },
-    base::clock::SystemClock,
-    config::{self, records::RecordSinks},
+    base::{clock::SystemClock, sights::Sights},
+    config::{self, Loaded, records::RecordSinks},
     metrics::Metrics,
     server::handover::{self, Sockets, TakenOver},
 };
 
-pub(super) async fn run(path: PathBuf, mut sockets: Sockets) -> ExitCode {
-    let sights = Arc::default();
-    let loaded = match config::load_noting(&path, &sights) {
-        Ok(loaded) => loaded,
-        Err(problems) => return bad_config(&path, &problems),
+pub(super) fn run(path: PathBuf) -> ExitCode {
+    // INVARIANT: what was handed over is taken before there is another thread.
+    let sockets = match Sockets::handed() {
+        Ok(sockets) => sockets,
+        Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
+    let sights = Arc::default();
+    match config::load_noting(&path, &sights) {
+        Ok(loaded) => with_logs(&loaded.config.log.clone(), || on_runtime(serve(path, &loaded, sights, sockets))),
+        Err(problems) => bad_config(&path, &problems),
+    }
+}
+
+async fn serve(path: PathBuf, loaded: &Loaded, sights: Arc<Sights>, mut sockets: Sockets) -> ExitCode {
     let metrics = match Metrics::new() {
         Ok(metrics) => Arc::new(metrics),
         Err(error) => return fail(&format!("portcullis: {error}\n")),
@@ -50,7 +58,7 @@ pub(super) async fn run(path: PathBuf, mut sockets: Sockets) -> ExitCode {
     let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup), Ok(mut anew)] = kinds.map(signal) else {
         return fail("portcullis: no signals\n");
     };
-    let mut app = match App::start_on(sockets, &loaded, Arc::new(SystemClock), lines.clone(), metrics).await {
+    let mut app = match App::start_on(sockets, loaded, Arc::new(SystemClock), lines.clone(), metrics).await {
         Ok(app) => app,
         Err(StartError::Config(problems)) => return bad_config(&path, &problems),
         Err(error) => return fail(&format!("portcullis: {error}\n")),

@@ -2,6 +2,8 @@
 
 use console::{Style, Term};
 
+pub(super) use crate::base::shown::{escaped, tame};
+
 /// Columns of what goes elsewhere than to a terminal.
 const COLUMNS: usize = 100;
 
@@ -64,25 +66,6 @@ impl Screen {
 /// A blank at which no line is broken.
 pub(super) const NO_BREAK: &str = "\u{a0}";
 
-/// `text` on one line, and without what a terminal takes orders from: control characters, line breaks among them, so that
-/// no value tells a line of its own, and what changes the direction in which text is shown.
-pub(super) fn tame(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || misleads(c) { '\u{fffd}' } else { c }).collect()
-}
-
-/// JSON, which escapes control characters of ASCII by itself, with all others escaped too.
-pub(super) fn escaped(json: &str) -> String {
-    let is_bare = |c: char| misleads(c) || (c.is_control() && !c.is_ascii_control()) || c == '\u{7f}';
-    let escape = |c: char| if is_bare(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
-    json.chars().map(escape).collect()
-}
-
-/// Separators of lines and paragraphs (U+2028, U+2029), and characters that set the direction of text (Unicode's
-/// `Bidi_Control`).
-const fn misleads(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// Writes to standard output.
 pub(super) fn show(text: &str) {
     super::say(&mut std::io::stdout().lock(), text);
@@ -100,19 +83,7 @@ mod tests {
             [screen.paint(Tone::Good, evil), screen.wrapped("> ", evil), screen.wrapped_items("> ", &[evil.to_owned()])]
         {
             assert_eq!(shown.trim_end().lines().count(), 1, "{shown}");
-            assert!(!shown.trim_end().chars().any(|c| c.is_control() || misleads(c)), "{shown:?}");
+            assert!(!shown.trim_end().chars().any(|c| tame(&c.to_string()) != c.to_string()), "{shown:?}");
         }
-        assert_eq!(tame("a\u{202e}\nb ✓"), "a\u{fffd}\u{fffd}b ✓");
-    }
-
-    #[test]
-    fn json_stays_what_it_is_and_shows_nothing_else() {
-        let value = serde_json::json!({ "a": "\u{202e}\u{9b}2J\u{7f}\u{2028}ü\n" });
-        let text = escaped(&serde_json::to_string_pretty(&value).unwrap());
-        assert!(
-            text.lines().count() == 3 && !text.chars().any(|c| misleads(c) || (c.is_control() && c != '\n')),
-            "{text}"
-        );
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 }

@@ -3,6 +3,7 @@
 
 mod agreement;
 pub mod limits;
+pub mod log;
 mod pages;
 pub mod records;
 mod schema;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 
 use self::{
     limits::LimitsConfig,
+    log::LogConfig,
     records::RecordsConfig,
     servers::{DrainConfig, Http2, ListenerConfig, ProxyProtocol},
     tls::TlsConfig,
@@ -126,6 +128,9 @@ pub struct Config {
     /// What `check` is to say nothing of. Default nothing.
     #[serde(default)]
     pub warnings: Vec<AllowedWarning>,
+    /// What is logged, and how it looks.
+    #[serde(default)]
+    pub log: LogConfig,
     /// Bounds on what clients may send.
     #[serde(default)]
     pub limits: LimitsConfig,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::{
     Config, Loaded,
+    log::LogConfig,
     records::RecordSinks,
     tls::{TlsConfig, TlsFiles},
 };
@@ -97,6 +98,8 @@ pub struct Servers {
     pub admin_token: Option<Secret>,
     /// Where records are written.
     pub records: RecordSinks,
+    /// What is logged.
+    pub log: LogConfig,
     /// Open connections.
     pub connections_max: usize,
     /// Requests at once on a connection in HTTP/2.
@@ -193,6 +196,7 @@ impl Loaded {
                 admin: self.config.admin_address(),
                 admin_token: admin_token?,
                 records: records?,
+                log: self.config.log.clone(),
                 connections_max: connections_max?,
                 streams_max: streams_max?,
                 drain: drain?,

@@ -1,4 +1,5 @@
-//! The admin listener: is the process alive, is it ready, what has it counted, by what does it decide, whom does it deny. Never on the data port.
+//! The admin listener: is the process alive, is it ready, what has it counted, by what does it decide, whom does it deny,
+//! how much does it log. Never on the data port.
 
 use std::{
     sync::{
@@ -18,7 +19,7 @@ use serde_json::json;
 use super::{
     deny_list,
     http1::{Serving, answer, json as answer_json},
-    operator,
+    log, operator,
     socket::Listening,
 };
 use crate::{
@@ -36,11 +37,11 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Whether the gate is about to stop.
     pub draining: Arc<AtomicBool>,
-    /// What operators must show to see the configuration, and to see and change the deny-list.
+    /// What operators must show to see the configuration, and to see and change the deny-list and what is logged.
     pub token: Arc<ArcSwapOption<Secret>>,
 }
 
-/// Serves `/livez`, `/readyz`, `/metrics`, `/keys`, `/jwks`, `/upstreams`, `/config` and `/deny-list` on `listening`.
+/// Serves `/livez`, `/readyz`, `/metrics`, `/keys`, `/jwks`, `/upstreams`, `/config`, `/log` and `/deny-list` on `listening`.
 pub fn start(listening: Listening, state: State) -> Serving {
     Serving::start(listening, move |request: Request<Incoming>| {
         let state = state.clone();
@@ -48,6 +49,8 @@ pub fn start(listening: Listening, state: State) -> Serving {
             let path = request.uri().path();
             if path == deny_list::PATH || path.starts_with(deny_list::BELOW) {
                 deny_list::respond(request, &state).await
+            } else if path == log::PATH {
+                log::respond(request, &state).await
             } else if path == "/config" {
                 operator::refuse(&request, &state).unwrap_or_else(|| respond(&request, &state))
             } else {
@@ -73,7 +76,7 @@ fn respond(request: &Request<Incoming>, state: &State) -> Response<Full<Bytes>> 
         _ => answer(
             StatusCode::NOT_FOUND,
             "text/plain",
-            "/livez, /readyz, /metrics, /keys, /jwks, /upstreams, /config or /deny-list\n",
+            "/livez, /readyz, /metrics, /keys, /jwks, /upstreams, /config, /log or /deny-list\n",
         ),
     }
 }

@@ -13,6 +13,7 @@ pub mod http1;
 mod http2;
 mod leave;
 pub mod listener;
+mod log;
 mod operator;
 pub mod probe;
 pub mod proxy_protocol;

@@ -96,6 +96,7 @@ fn every_setting_is_described() {
     let files = [
         "src/config/mod.rs",
         "src/config/limits.rs",
+        "src/config/log.rs",
         "src/config/tls.rs",
         "src/config/servers.rs",
         "src/token/issuer.rs",

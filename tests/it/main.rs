@@ -24,6 +24,7 @@ mod house;
 mod introspection;
 mod keys;
 mod listeners;
+mod logs;
 mod pages;
 mod peers;
 mod pools;

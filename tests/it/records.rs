@@ -71,8 +71,16 @@ fn start(file: &Path) -> Gate {
 }
 
 fn get(address: &str, path: &str) -> Option<String> {
+    ask(address, &format!("GET {path}"), "", "")
+}
+
+/// What is answered to a request: `GET /path`, `fields` with their line ends, and a body.
+pub(crate) fn ask(address: &str, what: &str, fields: &str, body: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n");
+    let request = format!(
+        "{what} HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n{fields}content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
