@@ -277,7 +277,7 @@ impl Visit {
             denied
         })?;
         self.note_policies(allowed.determining());
-        Ok(Admission::Forward(self.owed(pool, target, &allowed, &subject)?))
+        Ok(Admission::Forward(self.owed(pool, target, &allowed, &subject, &store.policies)?))
     }
 
     /// The target that the upstream gets.

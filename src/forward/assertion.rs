@@ -105,6 +105,7 @@ struct Claims {
     app: Option<String>,
     action: String,
     resource: String,
+    policy_revision: Arc<str>,
     jti: String,
 }
 
@@ -243,6 +244,7 @@ impl Assertions {
             app: told.app.map(str::to_owned),
             action: told.action.to_owned(),
             resource: told.resource.to_owned(),
+            policy_revision: told.policy_revision.clone(),
             jti: told.decision_id.to_owned(),
         };
         Draft { by: self.clone(), claims: Arc::new(claims) }

@@ -112,6 +112,8 @@ pub struct Told<'a> {
     pub action: &'a str,
     /// The Cedar resource.
     pub resource: &'a str,
+    /// What tells the policies that decided from others.
+    pub policy_revision: &'a Arc<str>,
 }
 
 /// Which headers tell the upstream who asks; compiled.

@@ -8,19 +8,20 @@ use super::Visit;
 use crate::{
     entities::{Subject, hiding::Recording},
     forward::{Obligations, Pool, identity::Told},
-    policy::Allowed,
+    policy::{Allowed, Policies},
     refusal::Refusal,
     request::rewrite::Outbound,
 };
 
 impl Visit {
-    /// What is owed for a request of `subject`'s that goes to `pool`, for `target` there.
+    /// What is owed for a request of `subject`'s, allowed by `policies`, that goes to `pool`, for `target` there.
     pub(super) fn owed(
         &self,
         pool: &Arc<Pool>,
         target: Outbound,
         allowed: &Allowed,
         subject: &Subject,
+        policies: &Policies,
     ) -> Result<Obligations, Refusal> {
         let identity = &self.snapshot.identity;
         // To the upstream nobody is hidden by a pseudonym.
@@ -39,6 +40,7 @@ impl Visit {
             client: subject.token().client().as_str(),
             action: self.record.action.as_deref().unwrap_or_default(),
             resource: &resource,
+            policy_revision: policies.revision(),
         };
         Ok(identity.obligations(pool, target, allowed, &told))
     }

@@ -307,7 +307,7 @@ mod tests {
         let known =
             index.policies().map(|policy| (policy.id().clone(), PolicyNote::silent(policy.id().to_string()).into()));
         let known = known.collect();
-        Policies { index, known, authorizer: Authorizer::new(), on_error: OnError::Deny }
+        Policies { index, known, authorizer: Authorizer::new(), on_error: OnError::Deny, revision: "".into() }
     }
 
     /// What applies and errs by the explanation of a question, which looks at each policy by its parts.

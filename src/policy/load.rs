@@ -15,6 +15,7 @@ use super::{
     index::Index,
     links::LINKS,
     nesting::{NESTING_MAX, OPERATORS_MAX, too_deep},
+    revision::revision,
     shadow::{Candidate, ShadowConfig},
     stores::{DEFAULT, OnError, Store, StoreConfig, Stores},
 };
@@ -222,7 +223,10 @@ impl PolicyFiles<'_> {
         let index = Index::build(set.policies.policies()).map_err(|error| Problem::new(error.to_string()));
         let index = problems.keep(index);
         let (known, authorizer, on_error) = (set.known, Authorizer::new(), settings.on_error);
-        problems.into_result(index.map(|index| Policies { index, known, authorizer, on_error }))
+        let revision = revision(&set.policies, on_error).map_err(|error| Problem::new(error.to_string()));
+        let revision = problems.keep(revision).map(Arc::from);
+        let made = index.zip(revision);
+        problems.into_result(made.map(|(index, revision)| Policies { index, known, authorizer, on_error, revision }))
     }
 
     fn schema(self) -> Result<(Schema, SchemaTypes), Problems> {

@@ -12,6 +12,7 @@ pub mod needs;
 mod nesting;
 mod note;
 pub mod reads;
+mod revision;
 pub mod shadow;
 pub mod stores;
 
@@ -41,6 +42,8 @@ pub struct Policies {
     known: HashMap<PolicyId, Known>,
     authorizer: Authorizer,
     on_error: OnError,
+    /// What tells it from every other set.
+    revision: Arc<str>,
 }
 
 /// What is kept of a policy beside what decides.
@@ -67,6 +70,11 @@ impl Policies {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.known.len()
+    }
+
+    /// What tells them from every other set: the SHA-256 of what decides, in hexadecimal.
+    pub const fn revision(&self) -> &Arc<str> {
+        &self.revision
     }
 
     /// What the author of each says of it.
