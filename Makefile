@@ -48,6 +48,7 @@ interop: build
 	bash tests/interop/replay/run.sh $(RELEASE)
 	bash tests/interop/assertion/run.sh $(RELEASE)
 	bash tests/interop/grpc/run.sh $(RELEASE)
+	bash tests/interop/otlp/run.sh $(RELEASE)
 	bash tests/interop/transport/run.sh $(RELEASE)
 	bash tests/interop/rolling/run.sh $(RELEASE)
 	bash tests/interop/helm/run.sh $(RELEASE)

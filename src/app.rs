@@ -37,6 +37,7 @@ use crate::{
         handover::{HandoverError, Sockets, TakenOver},
         http1::Serving,
         listener::{Listener, Place, Way},
+        otlp::Exporter,
         socket::Listening,
         sql::Sql,
         tls::Tls,
@@ -76,6 +77,7 @@ struct Works {
     tls: Vec<Arc<Tls>>,
     admin_token: Arc<ArcSwapOption<Secret>>,
     drain: ArcSwap<Drain>,
+    exporter: Arc<Exporter>,
     /// What stays as it is while the gate runs.
     servers: Servers,
 }
@@ -156,7 +158,11 @@ impl App {
         };
         let current = Arc::new(Current::new(compiled.blueprint.start(&outside, None)));
         let upkeep = Upkeep::default();
-        let gate = Gate::new(current.clone(), clock.clone(), sink, metrics.clone());
+        let (exported, dropped) = metrics.spans();
+        let exporter = Arc::new(Exporter::start(exported, dropped));
+        let traces = exporter.turn_to(servers.traces.as_ref());
+        traces.map_err(|problem| Problems::from(problem).within(&compiled.source))?;
+        let gate = Gate::new(current.clone(), clock.clone(), sink, metrics.clone()).traced(exporter.clone());
         if sockets.has_predecessor() {
             current.load().issuers().first_attempts().await;
             let without = current.load().issuers().without_keys().join(", ");
@@ -181,7 +187,8 @@ impl App {
         let snapshot = current.load();
         tokio::join!(snapshot.issuers().first_attempts(), upkeep.keep(snapshot.pools()));
         let drain = ArcSwap::from_pointee(servers.drain);
-        let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, drain, servers: compiled.servers });
+        let servers = compiled.servers;
+        let works = Arc::new(Works { current, outside, upkeep, tls, admin_token, drain, exporter, servers });
         let (sockets, reloader) = (Arc::new(sockets), None);
         Ok(Self {
             listener,
@@ -264,6 +271,7 @@ impl App {
         self.listener.drain(patience).await;
         let gate = self.gate.clone();
         let _ = spawn_blocking(move || gate.settle()).await;
+        self.works.exporter.close().await;
     }
 }
 
@@ -274,6 +282,7 @@ impl Install for Works {
         trust::check(&blueprint.upstreams)?;
         let prepared = self.tls.iter().zip(&servers.listeners).map(|(tls, plan)| tls.prepare(plan.tls.as_ref()));
         let prepared = prepared.collect::<Result<Vec<_>, _>>().map_err(|problems| problems.within(&source))?;
+        self.exporter.turn_to(servers.traces.as_ref()).map_err(|problem| problem.within(&source))?;
         let snapshot = blueprint.start(&self.outside, Some(&self.current.load()));
         // Keys that are new are there before the first token is verified with them, and servers before the first request is
         // sent to them, if they can be had.

@@ -93,6 +93,8 @@ pub struct Record {
     pub time: String,
     /// Names the decision; also told to client and upstream. A ULID.
     pub decision_id: String,
+    /// Names the trace and this visit's span in it, as `traceparent` does.
+    pub traceparent: String,
     /// How it was decided.
     pub decision: Outcome,
     /// `allowed`, `preflight`, that of a page of the gate's own, or the exact reason of the refusal (`docs/errors.md`).

@@ -11,7 +11,7 @@
 //! 6. [`policy`] (the PDP) answers it. Pure.
 //! 7. [`forward`]: what the upstream gets to see. [`pages`]: what the gate tells of itself.
 //! 8. [`refusal`]: every way to say no; [`audit`] and [`metrics`]: what is remembered of it; [`shadow`]: what other
-//!    policies would have said.
+//!    policies would have said; [`trace`]: what tracing systems are told.
 //!
 //! [`config`] compiles `config.yaml` to a [`snapshot`]; [`app`] puts it to work, [`reload`] keeps it up with its files; [`server`] owns the sockets;
 //! [`base`] holds the words that the rooms share. Without the feature `doors` the crate is the decision core alone.
@@ -60,3 +60,4 @@ pub mod server;
 pub mod shadow;
 pub mod snapshot;
 pub mod token;
+pub mod trace;

@@ -30,6 +30,8 @@ pub struct Metrics {
     connections_refused: IntCounterVec,
     records_written: IntCounterVec,
     records_dropped: IntCounterVec,
+    spans_exported: IntCounter,
+    spans_dropped: IntCounter,
     keys_age: GaugeVec,
     key_fetches: IntCounterVec,
     introspections: IntCounterVec,
@@ -81,6 +83,9 @@ impl Metrics {
             Opts::new("portcullis_records_dropped_total", "Decision records that could not be written."),
             &["sink"],
         )?;
+        let spans_exported = IntCounter::new("portcullis_spans_exported_total", "Spans that a receiver has taken.")?;
+        let spans_dropped =
+            IntCounter::new("portcullis_spans_dropped_total", "Spans for which there was no room, or no receiver.")?;
         let keys_age = GaugeVec::new(
             Opts::new(
                 "portcullis_keys_age_seconds",
@@ -173,6 +178,8 @@ impl Metrics {
         registry.register(Box::new(connections_refused.clone()))?;
         registry.register(Box::new(records_written.clone()))?;
         registry.register(Box::new(records_dropped.clone()))?;
+        registry.register(Box::new(spans_exported.clone()))?;
+        registry.register(Box::new(spans_dropped.clone()))?;
         registry.register(Box::new(keys_age.clone()))?;
         registry.register(Box::new(key_fetches.clone()))?;
         registry.register(Box::new(introspections.clone()))?;
@@ -201,6 +208,8 @@ impl Metrics {
             connections_refused,
             records_written,
             records_dropped,
+            spans_exported,
+            spans_dropped,
             keys_age,
             key_fetches,
             introspections,
@@ -310,6 +319,11 @@ impl Metrics {
     /// Decision records that were written to this sink, and that could not be.
     pub fn records(&self, sink: &str) -> (IntCounter, IntCounter) {
         (self.records_written.with_label_values(&[sink]), self.records_dropped.with_label_values(&[sink]))
+    }
+
+    /// Spans that a receiver has taken, and that were dropped.
+    pub fn spans(&self) -> (IntCounter, IntCounter) {
+        (self.spans_exported.clone(), self.spans_dropped.clone())
     }
 
     /// Open downstream connections.

@@ -7,6 +7,7 @@ mod owed;
 mod page;
 mod preflight;
 mod told;
+mod traced;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -33,10 +34,12 @@ use crate::{
         Head, Inbound, Limits, RequestError,
         cors::{CorsFields, Preflight},
         rewrite::Outbound,
+        trace_context::TraceContext,
     },
     shadow::Shadow,
     snapshot::{Current, Snapshot},
     token::{Presented, bearer::Scheme},
+    trace::{Spans, Trace},
 };
 
 /// What every visit shares.
@@ -47,6 +50,7 @@ pub struct Gate {
     sink: Arc<dyn Sink>,
     metrics: Arc<Metrics>,
     shadow: Arc<Shadow>,
+    spans: Option<Arc<dyn Spans>>,
     /// Requests under way.
     under_way: Arc<AtomicUsize>,
 }
@@ -63,6 +67,7 @@ pub struct Visit {
     /// INVARIANT: the one snapshot that this request is decided and ended on.
     snapshot: Arc<Snapshot>,
     record: Record,
+    trace: Trace,
     /// Who asks.
     subject: Option<Arc<Subject>>,
     /// What the policies were asked.
@@ -103,7 +108,7 @@ impl Gate {
     /// A gate that decides by the snapshot in force when a visit begins.
     pub fn new(current: Arc<Current>, clock: Arc<dyn Clock>, sink: Arc<dyn Sink>, metrics: Arc<Metrics>) -> Self {
         let shadow = Arc::new(Shadow::new(sink.clone(), metrics.clone()));
-        Self { current, clock, sink, metrics, shadow, under_way: Arc::default() }
+        Self { current, clock, sink, metrics, shadow, spans: None, under_way: Arc::default() }
     }
 
     /// Writes every record of what has ended.
@@ -118,19 +123,18 @@ impl Gate {
 
     /// Opens a visit.
     pub fn receive(&self) -> Visit {
-        let record = Record {
-            time: self.clock.now().rfc3339(),
-            decision_id: Ulid::generate().to_string(),
-            code: "abandoned",
-            ..Record::default()
-        };
+        let (now, id) = (self.clock.now(), Ulid::generate());
+        let record =
+            Record { time: now.rfc3339(), decision_id: id.to_string(), code: "abandoned", ..Record::default() };
         let snapshot = self.current.load();
         self.under_way.fetch_add(1, Ordering::Relaxed);
         let (gate, arrived) = (self.clone(), Instant::now());
+        let trace = Trace::begin(snapshot.tracing, id.into(), now, arrived);
         Visit {
             gate,
             snapshot,
             record,
+            trace,
             subject: None,
             question: None,
             arrived,
@@ -211,6 +215,8 @@ impl Visit {
             return Err(Refusal::Unrecorded);
         }
         let from = head.peer.map(|peer| peer.ip());
+        let is_trusted = from.is_some_and(|peer| snapshot.proxies.has(peer));
+        self.trace.follow(is_trusted, || TraceContext::of(head.headers));
         let client = from.map(|peer| snapshot.proxies.client(peer, head.headers)).transpose()?;
         if client != from {
             self.record.via = self.record.peer.take();
@@ -236,12 +242,14 @@ impl Visit {
         self.cors = cors.map(|cors| cors.fields(inbound.headers()));
         let asker = Asker { peer: client, route, ..Asker::default() };
         snapshot.rates.admit_peer(&asker).await?;
+        self.trace.pass();
         let now = self.gate.clock.now();
         let presented = Presented::of(&inbound)?;
         self.scheme = Some(presented.scheme);
         let subject = self.authenticate(&snapshot, &presented, now).await?;
         self.subject = Some(subject.clone());
         let possession = snapshot.issuers.possession(subject.token(), &presented, &inbound, now)?;
+        self.trace.pass();
         let names = subject.names();
         let asker = Asker { agent: Some(&names.agent), user: names.user.as_ref(), ..asker };
         snapshot.rates.admit_client(&asker).await?;
@@ -264,6 +272,7 @@ impl Visit {
         self.record.store.clone_from(&store.name);
         let question = snapshot.mapping.question(&snapshot.sources, &found, &subject, &possession, &inbound, now);
         let mut question = question.await?;
+        self.trace.pass();
         self.record.resource = question.resource(&snapshot.records.recording);
         self.record.attributes = std::mem::take(&mut question.origins);
         let decision = store.policies.decide(&question);
@@ -276,6 +285,7 @@ impl Visit {
             }
             denied
         })?;
+        self.trace.pass();
         self.note_policies(allowed.determining());
         Ok(Admission::Forward(self.owed(pool, target, &allowed, &subject, &store.policies)?))
     }
@@ -339,6 +349,7 @@ impl Visit {
 
     /// Notes to which server the request goes, and after how many that it was sent to before.
     pub fn goes_to(&mut self, server: &Arc<str>, retries: u32) {
+        self.trace.goes_to(server);
         self.record.server = Some(server.clone());
         self.record.retries = retries;
     }

@@ -16,6 +16,7 @@ use crate::{
         Issuers, Trust,
         cache::{CacheLimits, TokenCache},
     },
+    trace::Tracing,
 };
 
 /// What decision records hold.
@@ -58,6 +59,8 @@ pub struct Blueprint {
     pub tells_nearest_miss: bool,
     /// What records hold.
     pub records: Records,
+    /// Which traces are continued and kept.
+    pub tracing: Tracing,
     /// What the upstream is told.
     pub identity: Identity,
     /// Where allowed requests go.
@@ -88,6 +91,7 @@ pub struct Snapshot {
     candidate_failing: bool,
     pub(crate) tells_nearest_miss: bool,
     pub(crate) records: Records,
+    pub(crate) tracing: Tracing,
     pub(crate) identity: Arc<Identity>,
     pub(crate) pools: Pools,
     pub(crate) pages: Pages,
@@ -119,6 +123,7 @@ impl Blueprint {
             candidate_failing: self.candidate_failing,
             tells_nearest_miss: self.tells_nearest_miss,
             records: self.records,
+            tracing: self.tracing,
             identity: Arc::new(self.identity),
             pools: Pools::start(&self.upstreams, before.map(|before| &before.pools)),
             pages: self.pages,

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Which rooms a room may name, as ARCHITECTURE.md says. Rooms that may use everything are not listed.
-const WALLS: [(&str, &[&str]); 19] = [
+const WALLS: [(&str, &[&str]); 20] = [
     ("base", &[]),
     ("request", &["base"]),
     ("token", &["base", "request"]),
@@ -18,12 +18,13 @@ const WALLS: [(&str, &[&str]); 19] = [
     ("refusal", &["entities", "limit", "policy", "request", "token"]),
     ("audit", &["base"]),
     ("metrics", &["audit", "base"]),
-    ("snapshot", &["base", "entities", "forward", "limit", "pages", "policy", "request", "token"]),
+    ("trace", &["audit", "base", "request"]),
+    ("snapshot", &["base", "entities", "forward", "limit", "pages", "policy", "request", "token", "trace"]),
     (
         "pipeline",
         &[
             "audit", "base", "entities", "forward", "limit", "metrics", "pages", "policy", "refusal", "request",
-            "shadow", "snapshot", "token",
+            "shadow", "snapshot", "token", "trace",
         ],
     ),
     ("shadow", &["audit", "base", "entities", "metrics", "policy"]),
@@ -34,7 +35,10 @@ const WALLS: [(&str, &[&str]); 19] = [
             "request", "snapshot", "token",
         ],
     ),
-    ("config", &["audit", "base", "entities", "forward", "limit", "pages", "policy", "request", "snapshot", "token"]),
+    (
+        "config",
+        &["audit", "base", "entities", "forward", "limit", "pages", "policy", "request", "snapshot", "token", "trace"],
+    ),
     ("logs", &["base", "config"]),
     ("reload", &["base", "config"]),
     ("doors", &["base", "forward", "pages", "pipeline", "refusal", "request"]),

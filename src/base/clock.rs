@@ -44,6 +44,11 @@ impl Timestamp {
         self.0.as_secs()
     }
 
+    /// Nanoseconds since the Unix epoch.
+    pub fn nanoseconds(self) -> u64 {
+        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// A moment in RFC 3339, with whatever offset.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let at = chrono::DateTime::parse_from_rfc3339(text).ok()?;

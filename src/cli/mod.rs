@@ -29,7 +29,7 @@ use crate::{
     demo,
     doors::trust,
     logs,
-    server::{probe, tls},
+    server::{otlp, probe, tls},
 };
 
 /// Exit code for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
@@ -172,6 +172,8 @@ fn check(options: &CheckOptions) -> ExitCode {
         for listener in &compiled.servers.listeners {
             listener.tls.as_ref().map(|files| tls::acceptor(files, listener.http2)).transpose().map_err(within)?;
         }
+        let receiver = compiled.servers.traces.as_ref().map(otlp::check).transpose();
+        receiver.map_err(|problem| within(problem.into()))?;
         let oddities = lint::oddities(&loaded.config, &compiled).map_err(within)?;
         Ok((compiled, oddities))
     });

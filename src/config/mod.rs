@@ -4,11 +4,13 @@
 mod agreement;
 pub mod limits;
 pub mod log;
+pub mod otlp;
 mod pages;
 pub mod records;
 mod schema;
 pub mod servers;
 pub mod tls;
+pub mod traces;
 mod trust;
 
 use std::{
@@ -28,6 +30,7 @@ use self::{
     records::RecordsConfig,
     servers::{DrainConfig, Http2, ListenerConfig, ProxyProtocol},
     tls::TlsConfig,
+    traces::TracesConfig,
 };
 pub use self::{schema::schema, servers::Servers};
 use crate::{
@@ -113,6 +116,9 @@ pub struct Config {
     /// What decision records hold.
     #[serde(default)]
     pub records: RecordsConfig,
+    /// Which traces requests belong to, and who is told of them.
+    #[serde(default)]
+    pub traces: TracesConfig,
     /// Policies that are asked beside those in force and decide nothing. Default none.
     pub shadow: Option<ShadowConfig>,
     /// The proxies in front of the gate that are believed of where requests come from. Default none.
@@ -289,6 +295,7 @@ impl Loaded {
         let proxies = problems.keep(TrustedProxies::compile(config.trusted_proxies.as_ref()));
         let rates = problems.keep(limit::compile(&config.rates, config.counters.as_ref(), &self.files));
         let records = problems.keep(config.records.compile(&self.files));
+        let tracing = problems.keep(config.traces.compile());
         let types = loaded.as_ref().and_then(|loaded| {
             let types = loaded.types.clone();
             problems.keep(Types::compile(&config.entities, &config.consents, types, &self.files))
@@ -320,6 +327,7 @@ impl Loaded {
                 candidate_failing: !loaded.candidate_problems.0.is_empty(),
                 tells_nearest_miss: config.refusals.nearest_miss,
                 records: records?,
+                tracing: tracing?,
                 identity: identity?,
                 upstreams: Arc::new(upstreams?),
                 pages,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::{
     Config, Loaded,
     log::LogConfig,
+    otlp::OtlpSettings,
     records::RecordSinks,
     tls::{TlsConfig, TlsFiles},
 };
@@ -100,6 +101,8 @@ pub struct Servers {
     pub records: RecordSinks,
     /// What is logged.
     pub log: LogConfig,
+    /// To whom traces are sent.
+    pub traces: Option<OtlpSettings>,
     /// Open connections.
     pub connections_max: usize,
     /// Requests at once on a connection in HTTP/2.
@@ -190,6 +193,7 @@ impl Loaded {
             problems.keep(self.config.admin_token.as_ref().map(|token| token.read(&self.files)).transpose());
         let listeners = problems.keep(self.listeners());
         let records = problems.keep(self.records());
+        let traces = problems.keep(self.config.traces.receiver(&self.files));
         let servers = (|| {
             Some(Servers {
                 listeners: listeners?,
@@ -197,6 +201,7 @@ impl Loaded {
                 admin_token: admin_token?,
                 records: records?,
                 log: self.config.log.clone(),
+                traces: traces?,
                 connections_max: connections_max?,
                 streams_max: streams_max?,
                 drain: drain?,

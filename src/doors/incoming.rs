@@ -1,6 +1,6 @@
 //! A request as pingora has it, in the house's words.
 
-use http::header;
+use http::{HeaderMap, HeaderName, header};
 use pingora_core::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -45,4 +45,9 @@ pub(super) async fn left(session: &mut Session) {
 /// Whether the client asks for another protocol.
 pub(super) fn is_upgrade(session: &Session) -> bool {
     session.as_downstream().as_http1().is_some_and(|h1| h1.is_upgrade_req())
+}
+
+/// The names of fields that are such.
+pub(super) fn named(headers: &HeaderMap, is_such: impl Fn(&HeaderName) -> bool) -> Vec<HeaderName> {
+    headers.keys().filter(|name| is_such(name)).cloned().collect()
 }

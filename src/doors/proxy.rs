@@ -22,7 +22,7 @@ use crate::{
         caller::Caller,
         dial,
         failure::refusal_of,
-        incoming::{as_in_http1, head, is_upgrade, left},
+        incoming::{as_in_http1, head, is_upgrade, left, named},
         pace::Pace,
         tunnel::Tunnel,
         upkeep::Upkeep,
@@ -234,9 +234,7 @@ impl ProxyHttp for ProxyDoor {
         if !is_as_read || request.raw_path() != target {
             return Error::e_explain(InternalError, "the target changed after it was authorised");
         }
-        let removed: Vec<HeaderName> =
-            request.headers.keys().filter(|name| obligations.removes(name)).cloned().collect();
-        for name in removed {
+        for name in named(&request.headers, |name| obligations.removes(name) || passage.visit.leaves(name)) {
             request.remove_header(&name);
         }
         let upstream = obligations.pool().upstream();
@@ -250,7 +248,7 @@ impl ProxyHttp for ProxyDoor {
         }
         let assertion = passage.visit.assertion(obligations, &request.method, passage.digest.as_ref());
         let Ok(assertion) = assertion else { return Error::e_explain(InternalError, "no assertion could be made") };
-        for (name, value) in obligations.set().iter().chain(&assertion) {
+        for (name, value) in obligations.set().iter().chain(&assertion).chain(&passage.visit.trace_fields()) {
             request.insert_header(name.clone(), value.clone())?;
         }
         if passage.digest.is_some() {
@@ -296,6 +294,7 @@ impl ProxyHttp for ProxyDoor {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
         if !is_interim(response.status) {
             passage.attempts.answered(obligations.pool(), response.status.as_u16());
+            passage.visit.answered_by_upstream(response.status.as_u16());
         }
         let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
         if switches
@@ -344,9 +343,7 @@ impl ProxyHttp for ProxyDoor {
         passage: &mut Passage,
     ) -> Result<()> {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
-        let removed: Vec<HeaderName> =
-            trailers.keys().filter(|name| passage.hides(obligations, name)).cloned().collect();
-        for name in removed {
+        for name in named(trailers, |name| passage.hides(obligations, name)) {
             trailers.remove(&name);
         }
         Ok(())

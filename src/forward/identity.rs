@@ -24,7 +24,10 @@ use crate::{
         spanned::Spanned,
     },
     policy::Allowed,
-    request::rewrite::Outbound,
+    request::{
+        rewrite::Outbound,
+        trace_context::{BAGGAGE, TRACEPARENT, TRACESTATE},
+    },
 };
 
 /// The section `identity`.
@@ -58,7 +61,7 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// Fields by which a client could have the upstream read another request than the one that was authorised (another target
 /// or method, another origin), or speak of its connection or its key, of which only we know (RFC 9440, RFC 9449).
-const MISLEADING: [&str; 13] = [
+const MISLEADING: [&str; 15] = [
     "client-cert",
     "client-cert-chain",
     "dpop",
@@ -72,13 +75,16 @@ const MISLEADING: [&str; 13] = [
     "x-original-method",
     "x-original-uri",
     "x-real-ip",
+    // What the upstream gets of these the gate has read.
+    "traceparent",
+    "tracestate",
 ];
 
 /// What the names of fields that speak of earlier hops start with.
 const EARLIER_HOPS: [&str; 3] = ["x-forwarded-", "x-ssl-", "ssl-client-"];
 
 /// Fields that frame or steer a message: none can carry an identity.
-const RESERVED: [HeaderName; 14] = [
+const RESERVED: [HeaderName; 17] = [
     header::AUTHORIZATION,
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -93,6 +99,9 @@ const RESERVED: [HeaderName; 14] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::VIA,
+    TRACEPARENT,
+    TRACESTATE,
+    BAGGAGE,
 ];
 
 /// What the upstream is told of an allowed request.

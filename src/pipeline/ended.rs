@@ -10,6 +10,7 @@ use crate::entities::recorded::QUESTION_BYTES_MAX;
 impl Drop for Visit {
     fn drop(&mut self) {
         self.record.duration_us = micros(self.arrived.elapsed());
+        self.record.traceparent = self.trace.own();
         self.gate.metrics.count(&self.record);
         let records = &self.snapshot.records;
         if let (true, Some(question)) = (records.questions, &self.question) {
@@ -20,6 +21,9 @@ impl Drop for Visit {
         }
         if let Some(pseudonyms) = &records.recording.pseudonyms {
             self.record.hide(pseudonyms);
+        }
+        if let Some(spans) = self.gate.spans.as_ref().filter(|_| self.trace.is_kept(&self.record)) {
+            spans.take(&self.trace, &self.record);
         }
         let candidate = self.snapshot.candidate.as_ref().filter(|candidate| candidate.store == self.record.store);
         match (candidate, self.question.take()) {

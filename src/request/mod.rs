@@ -14,6 +14,7 @@ pub mod query;
 pub mod rewrite;
 pub mod route;
 pub mod syntax;
+pub mod trace_context;
 pub mod unseen;
 pub mod upgrade;
 

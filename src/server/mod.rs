@@ -15,6 +15,7 @@ mod leave;
 pub mod listener;
 mod log;
 mod operator;
+pub mod otlp;
 pub mod probe;
 pub mod proxy_protocol;
 pub mod socket;

@@ -72,6 +72,7 @@ fn what_is_commented_out_in_the_example_stands_at_its_default() {
         .replace("Some(\"us-east-1_agents\")", "None")
         .replace("Some(\"us-east-1_users\")", "None");
     assert_eq!(issuer, format!("{:?}", default.blueprint.trust.rules));
+    assert_eq!(shown.blueprint.tracing, default.blueprint.tracing);
     assert_eq!(format!("{:?}", shown.blueprint.routes), format!("{:?}", default.blueprint.routes));
 }
 
@@ -116,6 +117,8 @@ fn every_setting_is_described() {
         "src/request/forwarded.rs",
         "src/config/records.rs",
         "src/pages/metadata.rs",
+        "src/config/otlp.rs",
+        "src/config/traces.rs",
         "src/policy/shadow.rs",
         "src/policy/stores.rs",
     ];

@@ -41,6 +41,7 @@ mod shadow;
 mod snippet;
 mod sources;
 mod tls;
+mod traces;
 mod unseen;
 mod upgrade;
 mod upstream;
