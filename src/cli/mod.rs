@@ -172,8 +172,9 @@ fn check(options: &CheckOptions) -> ExitCode {
         for listener in &compiled.servers.listeners {
             listener.tls.as_ref().map(|files| tls::acceptor(files, listener.http2)).transpose().map_err(within)?;
         }
-        let receiver = compiled.servers.traces.as_ref().map(otlp::check).transpose();
-        receiver.map_err(|problem| within(problem.into()))?;
+        for receiver in [&compiled.servers.traces, &compiled.servers.records.otlp].into_iter().flatten() {
+            otlp::check(receiver).map_err(|problem| within(problem.into()))?;
+        }
         let oddities = lint::oddities(&loaded.config, &compiled).map_err(within)?;
         Ok((compiled, oddities))
     });

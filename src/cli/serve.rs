@@ -21,7 +21,10 @@ use crate::{
     base::{clock::SystemClock, sights::Sights},
     config::{self, Loaded, records::RecordSinks},
     metrics::Metrics,
-    server::handover::{self, Sockets, TakenOver},
+    server::{
+        handover::{self, Sockets, TakenOver},
+        otlp::OtlpRecords,
+    },
 };
 
 pub(super) fn run(path: PathBuf) -> ExitCode {
@@ -149,6 +152,11 @@ fn records(sinks: RecordSinks, metrics: &Metrics, has_predecessor: bool) -> std:
         let lines =
             lines.map_err(|error| std::io::Error::new(error.kind(), format!("records to `{path}`: {error}")))?;
         all.push(filed.insert(Arc::new(lines)).clone());
+    }
+    if let Some(settings) = sinks.otlp {
+        let (written, dropped) = metrics.records("otlp");
+        let receiver = OtlpRecords::of(&settings).map_err(|problem| std::io::Error::other(problem.to_string()))?;
+        all.push(Arc::new(Lines::new(receiver, written, dropped)?));
     }
     Ok(Written { all, file: filed, unclosed })
 }

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::otlp::{OtlpConfig, OtlpSettings};
 use crate::{
     audit::file::{ChainSettings, FileSettings},
     base::{
@@ -32,6 +33,8 @@ pub struct RecordsConfig {
     pub stdout: Option<Spanned<bool>>,
     /// The file that records are written to. Default none.
     pub file: Option<RecordFileConfig>,
+    /// To whom records are sent. Default nobody.
+    pub otlp: Option<OtlpConfig>,
     /// What becomes of requests while records cannot be taken. Default accept_unrecorded.
     pub when_full: WhenFull,
 }
@@ -78,6 +81,8 @@ pub struct RecordSinks {
     pub stdout: bool,
     /// And to which file.
     pub file: Option<FileSettings>,
+    /// And to whom.
+    pub otlp: Option<OtlpSettings>,
 }
 
 /// The section `records.pseudonyms`.
@@ -94,13 +99,15 @@ pub struct PseudonymsConfig {
 impl RecordsConfig {
     pub(super) fn sinks(&self, files: &Files) -> Result<RecordSinks, Problems> {
         let stdout = self.stdout.as_ref().is_none_or(|it| it.value);
-        if let (false, None, Some(setting)) = (stdout, &self.file, &self.stdout) {
-            let problem =
-                Problem::at(setting, "records would be written nowhere").fix("add `file`, or remove `stdout`");
+        if let (false, None, None, Some(setting)) = (stdout, &self.file, &self.otlp, &self.stdout) {
+            let problem = Problem::at(setting, "records would be written nowhere")
+                .fix("add `file` or `otlp`, or remove `stdout`");
             return Err(problem.into());
         }
-        let file = self.file.as_ref().map(|file| file.compile(files)).transpose()?;
-        Ok(RecordSinks { stdout, file })
+        let mut problems = Problems::default();
+        let file = problems.keep(self.file.as_ref().map(|file| file.compile(files)).transpose());
+        let otlp = problems.keep(self.otlp.as_ref().map(|otlp| otlp.compile(files)).transpose());
+        problems.into_result(file.zip(otlp).map(|(file, otlp)| RecordSinks { stdout, file, otlp }))
     }
 
     pub(super) fn compile(&self, files: &Files) -> Result<Records, Problems> {

@@ -1,6 +1,6 @@
 //! Who sends messages of OTLP: by gRPC, or by HTTP with Protobuf. Both go over hyper and rustls, as all that dials out.
 
-use std::{error::Error, io, sync::Arc};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, uri::PathAndQuery};
@@ -73,6 +73,10 @@ pub(super) struct Failed {
 }
 
 impl Failed {
+    pub(super) fn late(after: Duration) -> Self {
+        Self { why: format!("no answer within {} ms", after.as_millis()), is_passing: true }
+    }
+
     fn passing(error: &(dyn Error + 'static)) -> Self {
         Self { why: causes(error), is_passing: true }
     }
@@ -147,10 +151,7 @@ impl Receiver {
             }
         };
         let within = tokio::time::timeout(self.settings.timeout, answer).await;
-        let answer = within.map_err(|_| {
-            let why = format!("no answer within {} ms", self.settings.timeout.as_millis());
-            Failed { why, is_passing: true }
-        })??;
+        let answer = within.unwrap_or_else(|_| Err(Failed::late(self.settings.timeout)))?;
         Ok(E::rejected(&answer))
     }
 

@@ -2,6 +2,7 @@
 //! waits is bounded, what does not fit is dropped and counted, and no request waits for it.
 
 mod client;
+mod records;
 mod said;
 mod spans;
 
@@ -23,6 +24,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub use self::records::OtlpRecords;
 use self::{
     client::{Failed, Receiver},
     said::{CONVENTIONS, resource, scope},

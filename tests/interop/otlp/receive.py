@@ -25,7 +25,7 @@ from gate import ROOT, Gate, Issuer, free_port, openssl  # noqa: E402
 STAGES = ["portcullis.request", "portcullis.token", "portcullis.entities", "portcullis.policy"]
 SECRET = "canary-of-the-receiver"
 RATIO = 0.25
-PATIENCE = 30
+PATIENCE = 60
 
 
 def value(it):
@@ -136,7 +136,9 @@ class House:
 
     def traces(self, endpoint=None, more="", ratio=1):
         endpoint = endpoint or f"http://127.0.0.1:{self.port}"
+        records = f"http://127.0.0.1:{self.port}"
         return (
+            f"records: {{ otlp: {{ endpoint: '{records}', service_name: the-gate }} }}\n"
             f"traces:\n  parent: always\n  ratio: {ratio}\n  otlp: {{ endpoint: '{endpoint}', service_name: the-gate, "
             f"headers: [{{ name: x-key, value: {{ file: secret }} }}]{more} }}\n"
         )
@@ -145,7 +147,7 @@ class House:
         """Puts other `settings` in the place of what stands from `traces` on, and waits until they are in force."""
         path = self.folder / "config.yaml"
         before = self.gate.metric('portcullis_reloads_total{outcome="good"}')
-        path.write_text(path.read_text().split("traces:\n")[0] + settings)
+        path.write_text(path.read_text().split("records:")[0] + settings)
         self.received.wait("reload", lambda: self.gate.metric('portcullis_reloads_total{outcome="good"}') > before)
 
     def ask(self, path="/users/user-1/data?canary-of-the-query", token=None, trace=None):
@@ -181,7 +183,7 @@ def is_one_tree(house, number):
     assert all(span.parent_span_id == server.span_id for span in spans if span is not server)
     assert sorted(span.name for span in spans if span.kind == span.SPAN_KIND_INTERNAL) == sorted(STAGES)
     assert said(client.attributes)["http.response.status_code"] == 200
-    assert house.received.fields[-1]["x-key"] == SECRET
+    assert any(fields.get("x-key") == SECRET for fields in house.received.fields)
     [record] = house.received.wait("record", lambda: [it for it in house.records() if trace in it["traceparent"]])
     assert record["traceparent"] == f"00-{trace}-{server.span_id.hex()}-01"
 
@@ -227,6 +229,46 @@ def survives_without(house, number):
     is_one_tree(house, number)
 
 
+def has_records(house):
+    """Each record is a log record of its trace, whole."""
+    trace = f"{42:032x}"
+    house.ask("/users/user-2/data", trace=f"00-{trace}-{1:016x}-01")
+    received = house.received
+    [told] = received.wait("record", lambda: [it for it in received.records if it.trace_id.hex() == trace])
+    [written] = received.wait("line", lambda: [it for it in house.records() if trace in it["traceparent"]])
+    assert json.dumps(value(told.body), sort_keys=True) == json.dumps(written, sort_keys=True), told
+    assert told.span_id.hex() == written["traceparent"].split("-")[2]
+    assert (told.severity_text, told.event_name) == ("WARN", "portcullis.decision")
+    assert said(told.attributes)["portcullis.code"] == "access_denied"
+    received.wait("all", lambda: len(received.records) == len(house.records()))
+
+
+def refuses_without_records(house):
+    """Where records are needed, none is no request, until the receiver is there again."""
+    folder = house.folder / "needed"
+    folder.mkdir()
+    shutil.copytree(ROOT / "policies", folder / "policies")
+    shutil.copy(house.folder / "keys.json", folder)
+    port, received = free_port(), Received()
+    settings = f"records: {{ when_full: refuse, otlp: {{ endpoint: 'http://127.0.0.1:{port}', service_name: the-gate }} }}\n"
+    server = by_grpc(received, port)
+    gate = Gate(house.binary, folder, settings)
+    before, house.gate = house.gate, gate
+    try:
+        gate.wait_until_ready()
+        assert house.ask()[0] == 200
+        received.wait("record", lambda: received.records)
+        server.stop(None).wait()
+        assert house.ask()[0] == 200, "one is under way before anybody knows"
+        received.wait("refusal", lambda: house.ask()[0] == 503)
+        server = by_grpc(received, port)
+        received.wait("admission", lambda: house.ask()[0] == 200)
+    finally:
+        gate.end()
+        server.stop(None)
+        house.gate = before
+
+
 def ends_well(house):
     """What waits when the gate is told to stop is sent."""
     trace = f"{815:032x}"
@@ -259,6 +301,8 @@ def main(binary):
             is_one_tree(house, 1)
             has_denial(house)
             print("gRPC: one tree from client to upstream; a denial is a span")
+            has_records(house)
+            print("each record is a log record")
             survives_without(house, 2)
             print("a receiver that goes away slows nobody")
             http = by_http(house.received)
@@ -273,6 +317,8 @@ def main(binary):
             print("gRPC by TLS, with an authority of its own: likewise")
             is_sampled(house, house.traces(ratio=RATIO))
             print("sampling: those whose records say so, and no others")
+            refuses_without_records(house)
+            print("no record, no request")
             told = told_to_operators(house)
             ends_well(house)
             tells_no_secret(house, told)
