@@ -52,6 +52,7 @@ interop: build
 	bash tests/interop/transport/run.sh $(RELEASE)
 	bash tests/interop/rolling/run.sh $(RELEASE)
 	bash tests/interop/helm/run.sh $(RELEASE)
+	bash tests/interop/prometheus/run.sh $(RELEASE)
 
 # The container image, where a builder of images is at hand.
 image: build

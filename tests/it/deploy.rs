@@ -140,3 +140,62 @@ fn the_charts_version_is_the_gates_and_its_schema_knows_every_value() {
     }
     assert_eq!(closed.take(), said);
 }
+
+/// Each metric that `text` names, and the labels that are picked or grouped by beside it.
+fn metrics_named(text: &str) -> Vec<(String, Vec<String>)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let starts = text.match_indices("portcullis_").map(|(at, _)| &text[at..]);
+    let found = starts.filter_map(|rest| {
+        let (name, after) = rest.split_at(rest.find(|c| !is_name(c))?);
+        let picked = after.strip_prefix('{').and_then(|it| it.split_once('}')).map_or("", |(labels, _)| labels);
+        let labels = picked.split(", ").filter_map(|it| it.split_once(['=', '!']).map(|(label, _)| label.to_owned()));
+        Some((name.to_owned(), labels.collect()))
+    });
+    found.collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_speak_of_metrics_that_there_are() {
+    let page = house::repository("docs/metrics.md");
+    let row = |line: &str| {
+        let mut cells = line.strip_prefix("| `portcullis_")?.split(" | ");
+        let quoted = |cell: Option<&str>| -> Vec<String> {
+            cell.unwrap_or("").split('`').skip(1).step_by(2).map(str::to_owned).collect()
+        };
+        Some((format!("portcullis_{}", cells.next()?.trim_end_matches('`')), quoted(cells.nth(1))))
+    };
+    let described: BTreeMap<String, Vec<String>> = page.lines().filter_map(row).collect();
+    let dashboard: Value = serde_json::from_str(&house::repository("deploy/grafana/portcullis.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter().flat_map(|it| it["targets"].as_array());
+    let asked: Vec<&str> = panels.flatten().map(|it| it["expr"].as_str().unwrap()).collect();
+    let alerts = &documents("deploy/prometheus/alerts.yaml")[0]["groups"][0]["rules"];
+    let alerts: Vec<&Value> = alerts.as_array().unwrap().iter().collect();
+    let rules = alerts.iter().map(|it| it["expr"].as_str().unwrap());
+    let named = metrics_named(&asked.iter().copied().chain(rules).collect::<Vec<_>>().join("\n"));
+    for (name, labels) in &named {
+        let of = name.trim_end_matches("_bucket");
+        let known = described.get(of).unwrap_or_else(|| panic!("{name} is no metric"));
+        for label in labels {
+            let everywhere = ["job", "instance"].contains(&label.as_str());
+            assert!(everywhere || known.contains(label), "{name} has no label {label}");
+        }
+    }
+    // Operators see everything that is told.
+    let shown = metrics_named(&asked.join("\n"));
+    for name in described.keys() {
+        assert!(shown.iter().any(|(it, _)| it.trim_end_matches("_bucket") == name), "the dashboard has no {name}");
+    }
+
+    // Whoever is woken finds the page.
+    let runbook = house::repository("docs/alerts.md");
+    for alert in &alerts {
+        let name = alert["alert"].as_str().unwrap();
+        assert!(runbook.contains(&format!("\n### {name}\n")), "{name} is in no runbook");
+        let url = alert["annotations"]["runbook_url"].as_str().unwrap();
+        assert_eq!(url, format!("docs/alerts.md#{}", name.to_lowercase()));
+        let part = if alert["labels"]["severity"] == "page" { "\n## Pages\n" } else { "\n## Tickets\n" };
+        let after = runbook.split(part).nth(1).unwrap().split("\n## ").next().unwrap();
+        assert!(after.contains(&format!("### {name}\n")), "{name} is not under{part}");
+    }
+    assert_eq!(runbook.matches("\n### ").count(), alerts.len());
+}
