@@ -308,7 +308,7 @@ impl Works {
             ("listeners", before.listeners.len() != servers.listeners.len()),
             (changed_listener().unwrap_or_default(), changed_listener().is_some()),
             ("admin", before.admin != servers.admin),
-            ("records.stdout`, `records.file` or `records.otlp", before.records != servers.records),
+            ("records.stdout`, `records.file`, `records.syslog` or `records.otlp", before.records != servers.records),
             ("log.format", before.log.format != servers.log.format),
             ("limits.connections_max", before.connections_max != servers.connections_max),
             ("limits.streams_max", before.streams_max != servers.streams_max),

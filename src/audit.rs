@@ -5,6 +5,7 @@ pub mod chain;
 pub mod file;
 pub mod heir;
 pub mod lines;
+pub mod syslog;
 
 use std::sync::Arc;
 

@@ -160,7 +160,7 @@ impl Metrics {
             ),
             &["upstream"],
         )?;
-        for sink in ["stdout", "file", "otlp"] {
+        for sink in ["stdout", "file", "syslog", "otlp"] {
             records_written.with_label_values(&[sink]).inc_by(0);
             records_dropped.with_label_values(&[sink]).inc_by(0);
         }

@@ -57,6 +57,8 @@ type Next = Box<dyn FnOnce() -> Box<dyn Out> + Send>;
 /// The queue.
 pub struct Lines {
     sender: Mutex<Option<SyncSender<Message>>>,
+    /// Bytes of the longest record that is taken.
+    longest: usize,
     state: Arc<State>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -89,7 +91,14 @@ impl Lines {
         let shared = state.clone();
         let thread = std::thread::Builder::new().name("records".into());
         let writer = thread.spawn(move || drain(&receiver, Box::new(out), &shared))?;
-        Ok(Self { sender: Mutex::new(Some(sender)), state, writer: Mutex::new(Some(writer)) })
+        Ok(Self { sender: Mutex::new(Some(sender)), longest: usize::MAX, state, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// The same, which drops records of more than so many bytes: half of one is none.
+    #[must_use]
+    pub const fn of_at_most(mut self, bytes: usize) -> Self {
+        self.longest = bytes;
+        self
     }
 
     /// Writes out what waits. Records that come later are dropped.
@@ -128,7 +137,8 @@ impl Lines {
 
 impl Sink for Lines {
     fn write(&self, record: &Record) {
-        let queued = serde_json::to_vec(record).ok().filter(|line| self.state.enter(line)).is_some_and(|line| {
+        let fits = |line: &Vec<u8>| line.len() <= self.longest && self.state.enter(line);
+        let queued = serde_json::to_vec(record).ok().filter(fits).is_some_and(|line| {
             let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
             let bytes = line.len();
             let sent = sender.as_ref().is_some_and(|sender| sender.try_send(Message::Line(line)).is_ok());

@@ -24,6 +24,7 @@ use crate::{
     server::{
         handover::{self, Sockets, TakenOver},
         otlp::OtlpRecords,
+        syslog::Syslog,
     },
 };
 
@@ -152,6 +153,11 @@ fn records(sinks: RecordSinks, metrics: &Metrics, has_predecessor: bool) -> std:
         let lines =
             lines.map_err(|error| std::io::Error::new(error.kind(), format!("records to `{path}`: {error}")))?;
         all.push(filed.insert(Arc::new(lines)).clone());
+    }
+    if let Some(settings) = sinks.syslog {
+        let (written, dropped) = metrics.records("syslog");
+        let (syslog, longest) = Syslog::new(&settings);
+        all.push(Arc::new(Lines::new(syslog, written, dropped)?.of_at_most(longest)));
     }
     if let Some(settings) = sinks.otlp {
         let (written, dropped) = metrics.records("otlp");

@@ -7,7 +7,10 @@ use serde::Deserialize;
 
 use super::otlp::{OtlpConfig, OtlpSettings};
 use crate::{
-    audit::file::{ChainSettings, FileSettings},
+    audit::{
+        file::{ChainSettings, FileSettings},
+        syslog::{Collector, Facility, SyslogSettings},
+    },
     base::{
         files::Files,
         problem::{Problem, Problems, bounded},
@@ -35,6 +38,8 @@ pub struct RecordsConfig {
     pub file: Option<RecordFileConfig>,
     /// To whom records are sent. Default nobody.
     pub otlp: Option<OtlpConfig>,
+    /// The collector of syslog that records are sent to. Default none.
+    pub syslog: Option<SyslogConfig>,
     /// What becomes of requests while records cannot be taken. Default accept_unrecorded.
     pub when_full: WhenFull,
 }
@@ -74,6 +79,21 @@ pub struct RecordFileConfig {
     pub sign_every_s: Option<Spanned<u64>>,
 }
 
+/// The section `records.syslog`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SyslogConfig {
+    /// Who collects them: `unix:/dev/log`, `udp://host:514` or `tcp://host:601`.
+    pub to: Spanned<Collector>,
+    /// The facility of messages. Default authpriv.
+    #[serde(default)]
+    pub facility: Facility,
+    /// The name that messages come from. Default portcullis.
+    pub app_name: Option<Spanned<String>>,
+    /// Bytes of a message; of a longer one the record is dropped. Default 8192.
+    pub message_bytes_max: Option<Spanned<usize>>,
+}
+
 /// Where records are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordSinks {
@@ -83,6 +103,8 @@ pub struct RecordSinks {
     pub file: Option<FileSettings>,
     /// And to whom.
     pub otlp: Option<OtlpSettings>,
+    /// And to which collector of syslog.
+    pub syslog: Option<SyslogSettings>,
 }
 
 /// The section `records.pseudonyms`.
@@ -99,15 +121,18 @@ pub struct PseudonymsConfig {
 impl RecordsConfig {
     pub(super) fn sinks(&self, files: &Files) -> Result<RecordSinks, Problems> {
         let stdout = self.stdout.as_ref().is_none_or(|it| it.value);
-        if let (false, None, None, Some(setting)) = (stdout, &self.file, &self.otlp, &self.stdout) {
+        let others = self.file.is_some() || self.syslog.is_some() || self.otlp.is_some();
+        if let (false, false, Some(setting)) = (stdout, others, &self.stdout) {
             let problem = Problem::at(setting, "records would be written nowhere")
-                .fix("add `file` or `otlp`, or remove `stdout`");
+                .fix("add `file`, `syslog` or `otlp`, or remove `stdout`");
             return Err(problem.into());
         }
         let mut problems = Problems::default();
         let file = problems.keep(self.file.as_ref().map(|file| file.compile(files)).transpose());
+        let syslog = problems.keep(self.syslog.as_ref().map(SyslogConfig::compile).transpose());
         let otlp = problems.keep(self.otlp.as_ref().map(|otlp| otlp.compile(files)).transpose());
-        problems.into_result(file.zip(otlp).map(|(file, otlp)| RecordSinks { stdout, file, otlp }))
+        let sinks = file.zip(syslog).zip(otlp);
+        problems.into_result(sinks.map(|((file, syslog), otlp)| RecordSinks { stdout, file, syslog, otlp }))
     }
 
     pub(super) fn compile(&self, files: &Files) -> Result<Records, Problems> {
@@ -190,5 +215,40 @@ impl RecordFileConfig {
             })
         })();
         problems.into_result(settings)
+    }
+}
+
+/// Bytes of the longest message that is a datagram.
+const DATAGRAM_BYTES_MAX: usize = 65_000;
+
+/// Bytes of the name that messages come from (RFC 5424, section 6.2.5).
+const APP_NAME_BYTES_MAX: usize = 48;
+
+impl SyslogConfig {
+    fn compile(&self) -> Result<SyslogSettings, Problems> {
+        let mut problems = Problems::default();
+        let longest = match self.to.value {
+            Collector::Unix(_) | Collector::Udp(_) => DATAGRAM_BYTES_MAX,
+            Collector::Tcp(_) => 4_194_304,
+        };
+        let max = self.message_bytes_max.as_ref();
+        let message_bytes_max = problems.keep(bounded(max, "message_bytes_max", 8192, 2048..=longest));
+        if let Some(name) = &self.app_name {
+            let is_name = (1..=APP_NAME_BYTES_MAX).contains(&name.value.len());
+            if !is_name || !name.value.bytes().all(|byte| byte.is_ascii_graphic()) {
+                problems.push(
+                    Problem::at(name, format!("not a name of 1 to {APP_NAME_BYTES_MAX} visible characters of ASCII"))
+                        .fix("write `portcullis`"),
+                );
+            }
+        }
+        let app_name = self.app_name.as_ref().map_or_else(|| "portcullis".to_owned(), |name| name.value.clone());
+        let (to, facility) = (self.to.value.clone(), self.facility);
+        problems.into_result(message_bytes_max.map(|max| SyslogSettings {
+            to,
+            facility,
+            app_name,
+            message_bytes_max: max,
+        }))
     }
 }

@@ -21,5 +21,6 @@ pub mod proxy_protocol;
 pub mod socket;
 pub mod sql;
 mod stall;
+pub mod syslog;
 pub mod tls;
 pub mod x509;

@@ -40,6 +40,7 @@ mod schema;
 mod shadow;
 mod snippet;
 mod sources;
+mod syslog;
 mod tls;
 mod traces;
 mod unseen;

@@ -1,0 +1,184 @@
+//! Records sent to collectors of syslog: what arrives, and what is counted of what does not.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::{TcpListener, TcpStream, UdpSocket},
+    os::unix::net::UnixDatagram,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use portcullis::{
+    audit::{
+        Lines, Record, Sink,
+        syslog::{Collector, Facility, SyslogSettings},
+    },
+    metrics::Metrics,
+    server::syslog::Syslog,
+};
+use serde_json::Value;
+
+/// Records on their way to a collector, and what is counted of them.
+struct Sender {
+    metrics: Metrics,
+    lines: Lines,
+}
+
+impl Sender {
+    fn to(to: Collector) -> Self {
+        let settings =
+            SyslogSettings { to, facility: Facility::Local0, app_name: "gate".into(), message_bytes_max: 8192 };
+        let metrics = Metrics::new().unwrap();
+        let (written, dropped) = metrics.records("syslog");
+        let (syslog, longest) = Syslog::new(&settings);
+        Self { lines: Lines::new(syslog, written, dropped).unwrap().of_at_most(longest), metrics }
+    }
+
+    fn send(&self, id: &str) {
+        self.lines.write(&Record { decision_id: id.into(), ..Record::default() });
+    }
+
+    /// Waits until so many are written and dropped.
+    fn counts(&self, expected: (u64, u64)) {
+        let counted = || {
+            let (written, dropped) = self.metrics.records("syslog");
+            (written.get(), dropped.get())
+        };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while counted() != expected {
+            assert!(Instant::now() < deadline, "{:?} and not {expected:?}", counted());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The id in a message, which is as the RFC has it.
+fn id(message: &[u8]) -> String {
+    let text = std::str::from_utf8(message).unwrap();
+    let parts: Vec<_> = text.splitn(8, ' ').collect();
+    assert_eq!((parts[0], parts[3], parts[5], parts[6]), ("<134>1", "gate", "decision", "-"), "{text}");
+    assert!(parts[1].len() == 24 && parts[1].ends_with('Z') && parts[4] == std::process::id().to_string(), "{text}");
+    let record: Value = serde_json::from_str(parts[7]).unwrap();
+    record["decision_id"].as_str().unwrap().to_owned()
+}
+
+fn datagram(socket: &UnixDatagram) -> String {
+    let mut message = vec![0; 70_000];
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let bytes = socket.recv(&mut message).unwrap();
+    id(&message[..bytes])
+}
+
+fn counted(stream: &mut BufReader<TcpStream>) -> String {
+    let mut length = Vec::new();
+    stream.read_until(b' ', &mut length).unwrap();
+    let length = std::str::from_utf8(&length).unwrap().trim_end().parse().unwrap();
+    let mut message = vec![0; length];
+    stream.read_exact(&mut message).unwrap();
+    id(&message)
+}
+
+fn accept(listener: &TcpListener) -> BufReader<TcpStream> {
+    let stream = listener.accept().unwrap().0;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    BufReader::new(stream)
+}
+
+#[test]
+fn a_collector_on_a_socket_gets_every_record_but_those_that_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path: &Path = &folder.path().join("log");
+    let sender = Sender::to(Collector::Unix(path.to_owned()));
+    sender.send("nobody is there yet");
+    sender.counts((0, 1));
+    let socket = UnixDatagram::bind(path).unwrap();
+    sender.send("one");
+    assert_eq!(datagram(&socket), "one");
+    // It leaves, which is counted, and comes back.
+    drop(socket);
+    sender.send("nobody");
+    sender.counts((1, 2));
+    std::fs::remove_file(path).unwrap();
+    let socket = UnixDatagram::bind(path).unwrap();
+    sender.send("two");
+    assert_eq!(datagram(&socket), "two");
+    // Half a record is none.
+    sender.send(&"x".repeat(9000));
+    sender.send("three");
+    assert_eq!(datagram(&socket), "three");
+    sender.counts((3, 3));
+}
+
+#[test]
+fn a_collector_by_tcp_gets_every_record_but_those_that_are_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = listener.local_addr().unwrap();
+    let sender = Sender::to(Collector::Tcp(format!("localhost:{}", place.port())));
+    let ids: Vec<_> = (0..50).map(|number| format!("line\nbreak {number}")).collect();
+    ids.iter().for_each(|id| sender.send(id));
+    let mut stream = accept(&listener);
+    ids.iter().for_each(|id| assert_eq!(&counted(&mut stream), id));
+    // Only the connection is another one.
+    drop(stream);
+    sender.send("again");
+    let mut stream = accept(&listener);
+    assert_eq!(counted(&mut stream), "again");
+    drop((stream, listener));
+    sender.send("nobody");
+    sender.counts((51, 1));
+    assert!(!sender.lines.has_room(1), "whoever wants no request without a record is told");
+    let listener = TcpListener::bind(place).unwrap();
+    // Nothing needs to be sent for that to be noticed.
+    let mut stream = accept(&listener);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !sender.lines.has_room(1) {
+        assert!(Instant::now() < deadline, "never well again");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    sender.send("two");
+    assert_eq!(counted(&mut stream), "two");
+    sender.send(&"x".repeat(9000));
+    sender.counts((52, 2));
+    // The end of records is an end of the connection, with nothing cut off before it.
+    sender.send("last");
+    sender.lines.close();
+    assert_eq!(counted(&mut stream), "last");
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_collector_that_takes_nothing_holds_nobody_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sender = Sender::to(Collector::Tcp(listener.local_addr().unwrap().to_string()));
+    let stream = accept_after(&sender, &listener);
+    let long = "x".repeat(7000);
+    let began = Instant::now();
+    (0..3000).for_each(|_| sender.send(&long));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while sender.metrics.records("syslog").1.get() == 0 {
+        assert!(Instant::now() < deadline, "nothing is dropped");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    sender.lines.close();
+    let (written, dropped) = sender.metrics.records("syslog");
+    assert_eq!(written.get() + dropped.get(), 3001, "each is counted");
+    drop(stream);
+}
+
+fn accept_after(sender: &Sender, listener: &TcpListener) -> BufReader<TcpStream> {
+    sender.send("first");
+    accept(listener)
+}
+
+#[test]
+fn a_collector_by_udp_gets_records() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let sender = Sender::to(Collector::Udp(socket.local_addr().unwrap().to_string()));
+    sender.send("one");
+    let mut message = vec![0; 70_000];
+    let bytes = socket.recv(&mut message).unwrap();
+    assert_eq!(id(&message[..bytes]), "one");
+    sender.counts((1, 0));
+}
