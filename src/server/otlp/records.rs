@@ -70,7 +70,7 @@ impl OtlpRecords {
         loop {
             match self.receiver.send(message()).await {
                 Err(failed) if failed.is_passing && began.elapsed().saturating_add(pause) < TRYING => {
-                    sleep(pause).await
+                    sleep(pause).await;
                 }
                 outcome => return outcome,
             }
