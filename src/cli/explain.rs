@@ -37,6 +37,7 @@ use crate::{
     entities::hiding::Reading,
     policy::{Decision, stores::DEFAULT},
     server::sql::Sql,
+    snapshot::Blueprint,
 };
 
 /// The largest HAR file that is read, in bytes.
@@ -249,10 +250,13 @@ fn unverified(token: &str) -> Result<Token, String> {
 
 fn of_record(loaded: &Loaded, log: &Path, id: &str) -> Result<Account, Failure> {
     let record = find(log, id)?;
-    let compiled = loaded.compile()?;
-    let blueprint = compiled.blueprint;
+    Ok(of_line(&loaded.compile()?.blueprint, &record)?)
+}
+
+/// Why a recorded decision was made, as far as its record tells.
+pub(super) fn of_line(blueprint: &Blueprint, record: &RecordLine) -> Result<Account, String> {
     let Some(question) = &record.question else {
-        let mut account = Account::of_parts(&record, None);
+        let mut account = Account::of_parts(record, None);
         if record.part_of_policies() == recorded::Part::Decided {
             account.notes.push("the record holds no question, so that it cannot be told what the policies saw: set `records: { questions: true }`".into());
         }
@@ -265,11 +269,11 @@ fn of_record(loaded: &Loaded, log: &Path, id: &str) -> Result<Account, Failure> 
     let replay = Replay::new(&store.policies, DEFAULT, reading);
     let (question, doubts) = replay.read(question)?;
     if !doubts.is_empty() {
-        let mut account = Account::of_parts(&record, None);
+        let mut account = Account::of_parts(record, None);
         account.notes.extend(doubts.iter().map(|why| format!("what policies say to this cannot be told: {why}")));
         return Ok(account);
     }
-    let mut account = Account::of_parts(&record, Some(&store.policies.explain(&question)));
+    let mut account = Account::of_parts(record, Some(&store.policies.explain(&question)));
     let now = store.policies.decide(&question);
     if record.decision != "abandoned" && said(&now) != (record.decision == "allow", record.policies.clone()) {
         let now = now.result().map_or_else(|denied| format!("denied: {denied}"), |_| "allowed".to_owned());

@@ -3,8 +3,10 @@
 mod audit;
 mod explain;
 mod explained;
+mod follow;
 mod replay;
 mod serve;
+mod tail;
 mod terminal;
 mod test;
 
@@ -61,6 +63,8 @@ enum Command {
     Explain(explain::Options),
     /// Tell what would change of recorded decisions under other policies.
     Replay(replay::Options),
+    /// Show decisions as they are made, a line each.
+    Tail(tail::Options),
     /// Verify recorded decisions.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -114,6 +118,7 @@ impl Cli {
             Command::Serve(file) => serve::run(file.config),
             Command::Test(options) => on_runtime(test::run(options)),
             Command::Audit(command) => audit::run(&command),
+            Command::Tail(options) => tail::run(&options),
             Command::Replay(options) => replay::run(&options),
             Command::Explain(options) => on_runtime(explain::run(options)),
             Command::Schema => schema(),

@@ -14,6 +14,7 @@ const COLUMNS_MIN: usize = 40;
 #[derive(Debug)]
 pub(super) struct Screen {
     columns: usize,
+    is_terminal: bool,
     colour: bool,
 }
 
@@ -25,6 +26,7 @@ pub(super) enum Tone {
     Warn,
     Faint,
     Strong,
+    Plain,
 }
 
 impl Screen {
@@ -33,7 +35,7 @@ impl Screen {
         let term = Term::stdout();
         let columns = term.size_checked().map_or(COLUMNS, |(_, columns)| usize::from(columns)).max(COLUMNS_MIN);
         let colour = term.is_term() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty());
-        Self { columns, colour: colour && console::colors_enabled() }
+        Self { columns, is_terminal: term.is_term(), colour: colour && console::colors_enabled() }
     }
 
     /// `text` in the colour of `tone`.
@@ -44,9 +46,15 @@ impl Screen {
             Tone::Warn => Style::new().yellow(),
             Tone::Faint => Style::new().dim(),
             Tone::Strong => Style::new().bold(),
+            Tone::Plain => Style::new(),
         };
         let text = tame(text);
         if self.colour { style.force_styling(true).apply_to(text).to_string() } else { text }
+    }
+
+    /// A painted line, cut where the terminal would break it; whole where there is none.
+    pub(super) fn cut(&self, line: &str) -> String {
+        if self.is_terminal { console::truncate_str(line, self.columns, "…").into_owned() } else { line.to_owned() }
     }
 
     /// `text` behind `first`, and behind as many blanks on further lines.
@@ -77,7 +85,7 @@ mod tests {
 
     #[test]
     fn no_value_tells_a_line_of_its_own_or_turns_another_round() {
-        let screen = Screen { columns: 100, colour: false };
+        let screen = Screen { columns: 100, is_terminal: false, colour: false };
         let evil = "/x\nallow\r\u{85}a\u{2028}b\u{2029}c\u{202e}d\u{2066}e\u{200f}f\u{61c}g\u{1b}[2Jh";
         for shown in
             [screen.paint(Tone::Good, evil), screen.wrapped("> ", evil), screen.wrapped_items("> ", &[evil.to_owned()])]

@@ -41,6 +41,7 @@ mod shadow;
 mod snippet;
 mod sources;
 mod syslog;
+mod tail;
 mod tls;
 mod traces;
 mod unseen;
