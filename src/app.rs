@@ -42,7 +42,7 @@ use crate::{
         sql::Sql,
         tls::Tls,
     },
-    snapshot::{Current, Snapshot},
+    snapshot::{Current, Revisions, Snapshot},
 };
 
 /// How long requests to the admin listener may take once another gate has it.
@@ -227,6 +227,11 @@ impl App {
     /// Where operators connect.
     pub const fn admin_address(&self) -> &Address {
         &self.admin_address
+    }
+
+    /// Which version of everything is in force.
+    pub fn revisions(&self) -> Revisions {
+        self.works.current.load().revisions().clone()
     }
 
     /// How the gate stops, as the configuration in force says.

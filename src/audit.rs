@@ -9,6 +9,7 @@ pub mod syslog;
 
 use std::sync::Arc;
 
+use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -19,7 +20,7 @@ use crate::base::{
 };
 
 /// How a visit was decided.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     /// Let through.
@@ -32,7 +33,7 @@ pub enum Outcome {
 }
 
 /// How a candidate's decision compares with the one in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ShadowOutcome {
     /// The same, by the same policies.
@@ -64,7 +65,7 @@ impl ShadowOutcome {
 }
 
 /// What candidate policies would have decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ShadowRecord {
     /// How that compares with what was decided.
     pub outcome: ShadowOutcome,
@@ -76,7 +77,7 @@ pub struct ShadowRecord {
 }
 
 /// What a web page asks that its browser asks about beforehand.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PreflightRecord {
     /// The page's origin, cut to 256 bytes.
     pub origin: String,
@@ -84,11 +85,34 @@ pub struct PreflightRecord {
     pub method: String,
 }
 
+/// How long each stage took that was passed, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct StageTimes {
+    /// Reading head, route and the peer's limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<u64>,
+    /// Believing the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// The client's limits, and making the question; sources included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entities: Option<u64>,
+    /// Answering it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<u64>,
+}
+
+impl StageTimes {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// The code of a preflight that is answered.
 pub const PREFLIGHT: &str = "preflight";
 
 /// A decision record: one JSON line.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
 pub struct Record {
     /// When the request arrived: RFC 3339, UTC, milliseconds.
     pub time: String,
@@ -173,6 +197,13 @@ pub struct Record {
     /// The store of the policies, where it is not `default`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<Arc<str>>,
+    /// Names the version of that store's policies, once it was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_revision: Option<Arc<str>>,
+    /// Names the version of the schema.
+    pub schema_revision: Arc<str>,
+    /// Names the version of the configuration.
+    pub config_revision: Arc<str>,
     /// Ids of the policies that decided.
     pub policies: Vec<String>,
     /// Ids of the policies that erred and were passed over, in a store that takes them so.
@@ -183,7 +214,23 @@ pub struct Record {
     pub shadow: Option<ShadowRecord>,
     /// The question put to the policies, as configured.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub question: Option<Box<RawValue>>,
+    /// The thumbprint (RFC 7638) of the key that signed the token, in base64url.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Arc<str>>,
+    /// Where it was refused, or failed: `request`, `token`, `route`, `mapping`, `policy` or `upstream`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<&'static str>,
+    /// The status that the upstream answered with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_status: Option<u16>,
+    /// From sending the request on, the last time, to the head of the upstream's answer, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_us: Option<u64>,
+    /// How long each stage took that was passed, in microseconds.
+    #[serde(skip_serializing_if = "StageTimes::is_empty")]
+    pub stages_us: StageTimes,
     /// Whether the token was already known.
     pub token_cached: bool,
     /// From arrival to decision, in microseconds.
@@ -227,6 +274,17 @@ impl Record {
         let template = self.upstream_template.as_deref();
         self.upstream_path = self.upstream_path.as_deref().map(|path| hide_path(path, template));
     }
+}
+
+/// The version of the schema: another where a field goes, or means another thing. Fields may be added within one.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The JSON Schema (2020-12) of a record.
+pub fn schema() -> serde_json::Value {
+    let settings = SchemaSettings::draft2020_12().for_serialize();
+    let mut schema = settings.into_generator().into_root_schema_for::<Record>();
+    schema.insert("$id".to_owned(), format!("urn:portcullis:decision-record:{SCHEMA_VERSION}").into());
+    schema.to_value()
 }
 
 /// Where records go.

@@ -1,31 +1,26 @@
 //! Metrics, in a registry of their own. Labels come from closed sets: routes and issuers of the configuration and codes of
 //! [`crate::refusal`]; nothing a client sends becomes a label.
 
+mod visits;
+
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+use prometheus::{Encoder, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use self::visits::Visits;
+use crate::{
+    audit::{Record, ShadowOutcome},
+    base::revision,
 };
-
-use crate::audit::{Outcome, Record, ShadowOutcome};
-
-/// Upper bounds of the latency buckets, in seconds.
-const BUCKETS: [f64; 14] =
-    [0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
-
-/// The label of a request that no route describes.
-const NO_ROUTE: &str = "none";
 
 /// Every metric.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
-    decisions: HistogramVec,
+    visits: Visits,
     connections: IntGauge,
     connections_refused: IntCounterVec,
     records_written: IntCounterVec,
@@ -42,6 +37,7 @@ pub struct Metrics {
     lookups_paused: IntGaugeVec,
     reloads: IntCounterVec,
     reload_failing: IntGauge,
+    revisions: IntGaugeVec,
     shadow: IntCounterVec,
     shadow_failing: IntGauge,
     uncounted: IntCounterVec,
@@ -59,14 +55,7 @@ impl Metrics {
     /// When two have one name.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let requests = IntCounterVec::new(
-            Opts::new("portcullis_requests_total", "Requests by route and outcome code."),
-            &["route", "code"],
-        )?;
-        let decisions = HistogramVec::new(
-            HistogramOpts::new("portcullis_decision_seconds", "Time from arrival to decision.").buckets(BUCKETS.into()),
-            &["route"],
-        )?;
+        let visits = Visits::register(&registry)?;
         let connections = IntGauge::new("portcullis_connections", "Open downstream connections.")?;
         let connections_refused = IntCounterVec::new(
             Opts::new("portcullis_connections_refused_total", "Connections of which nothing was read, by code."),
@@ -126,6 +115,13 @@ impl Metrics {
             "portcullis_reload_failing",
             "1 while a newer configuration was refused and an older one is in force.",
         )?;
+        let revisions = IntGaugeVec::new(
+            Opts::new(
+                "portcullis_revision",
+                "A number made of the digest of what is in force; the same at every gate that runs the same.",
+            ),
+            &["of"],
+        )?;
         let shadow = IntCounterVec::new(
             Opts::new(
                 "portcullis_shadow_decisions_total",
@@ -172,8 +168,6 @@ impl Metrics {
                 .const_label("version", env!("CARGO_PKG_VERSION")),
         )?;
         build.set(1);
-        registry.register(Box::new(requests.clone()))?;
-        registry.register(Box::new(decisions.clone()))?;
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(connections_refused.clone()))?;
         registry.register(Box::new(records_written.clone()))?;
@@ -190,6 +184,7 @@ impl Metrics {
         registry.register(Box::new(lookups_paused.clone()))?;
         registry.register(Box::new(reloads.clone()))?;
         registry.register(Box::new(reload_failing.clone()))?;
+        registry.register(Box::new(revisions.clone()))?;
         registry.register(Box::new(shadow.clone()))?;
         registry.register(Box::new(shadow_failing.clone()))?;
         registry.register(Box::new(uncounted.clone()))?;
@@ -202,8 +197,7 @@ impl Metrics {
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Self {
             registry,
-            requests,
-            decisions,
+            visits,
             connections,
             connections_refused,
             records_written,
@@ -220,6 +214,7 @@ impl Metrics {
             lookups_paused,
             reloads,
             reload_failing,
+            revisions,
             shadow,
             shadow_failing,
             uncounted,
@@ -233,12 +228,7 @@ impl Metrics {
 
     /// Counts a visit that has ended.
     pub fn count(&self, visit: &Record) {
-        let route = visit.route.as_deref().unwrap_or(NO_ROUTE);
-        self.requests.with_label_values(&[route, visit.code]).inc();
-        if visit.decision != Outcome::Abandoned {
-            let after = Duration::from_micros(visit.decision_us);
-            self.decisions.with_label_values(&[route]).observe(after.as_secs_f64());
-        }
+        self.visits.count(visit);
     }
 
     /// Counts claims of a token that nobody reads.
@@ -271,6 +261,8 @@ impl Metrics {
             self.servers.with_label_values(&[upstream, state]).set(count(servers));
         }
         self.forwarding.with_label_values(&[upstream]).set(count(under_way));
+        // What has not happened yet is told as such.
+        let _ = self.visits.of_upstream(upstream);
         self.ejections.with_label_values(&[upstream]).inc_by(ejections);
         self.retries.with_label_values(&[upstream]).inc_by(retries);
     }
@@ -342,6 +334,11 @@ impl Metrics {
             raise(&self.reloads.with_label_values(&[outcome]), total);
         }
         self.reload_failing.set(failing.into());
+    }
+
+    /// Notes which version of something is in force.
+    pub fn note_revision(&self, of: &'static str, revision: &str) {
+        self.revisions.with_label_values(&[of]).set(revision::number(revision));
     }
 
     /// Everything in Prometheus' text format, once `note` has noted what is counted elsewhere. Of what is gone from the

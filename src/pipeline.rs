@@ -73,6 +73,8 @@ pub struct Visit {
     /// What the policies were asked.
     question: Option<DecisionRequest>,
     arrived: Instant,
+    /// When it was sent on, the last time.
+    sent: Option<Instant>,
     /// Bytes of its body, where they are bounded.
     body_bytes_max: Option<u64>,
     /// How the token was presented, once that is known.
@@ -124,9 +126,15 @@ impl Gate {
     /// Opens a visit.
     pub fn receive(&self) -> Visit {
         let (now, id) = (self.clock.now(), Ulid::generate());
-        let record =
-            Record { time: now.rfc3339(), decision_id: id.to_string(), code: "abandoned", ..Record::default() };
         let snapshot = self.current.load();
+        let record = Record {
+            time: now.rfc3339(),
+            decision_id: id.to_string(),
+            code: "abandoned",
+            schema_revision: snapshot.revisions.schema.clone(),
+            config_revision: snapshot.revisions.config.clone(),
+            ..Record::default()
+        };
         self.under_way.fetch_add(1, Ordering::Relaxed);
         let (gate, arrived) = (self.clone(), Instant::now());
         let trace = Trace::begin(snapshot.tracing, id.into(), now, arrived);
@@ -138,6 +146,7 @@ impl Gate {
             subject: None,
             question: None,
             arrived,
+            sent: None,
             body_bytes_max: None,
             scheme: None,
             cors: None,
@@ -270,6 +279,7 @@ impl Visit {
         let store = snapshot.stores.choose(found.route.store(), || inbound.host());
         let store = store.ok_or(Refusal::HostUnknown)?;
         self.record.store.clone_from(&store.name);
+        self.record.policy_revision = Some(store.policies.revision().clone());
         let question = snapshot.mapping.question(&snapshot.sources, &found, &subject, &possession, &inbound, now);
         let mut question = question.await?;
         self.trace.pass();
@@ -337,6 +347,7 @@ impl Visit {
         self.record.user_issuer.clone_from(&names.user_issuer);
         self.record.actors = names.actors.clone();
         self.record.app.clone_from(&names.app);
+        self.record.key.clone_from(&names.key);
     }
 
     /// Notes that an admitted request failed after all: at the upstream, the client or the network. What was refused
@@ -347,13 +358,6 @@ impl Visit {
         }
     }
 
-    /// Notes to which server the request goes, and after how many that it was sent to before.
-    pub fn goes_to(&mut self, server: &Arc<str>, retries: u32) {
-        self.trace.goes_to(server);
-        self.record.server = Some(server.clone());
-        self.record.retries = retries;
-    }
-
     /// Notes the status that was answered.
     pub const fn answered(&mut self, status: u16) {
         self.record.status = status;
@@ -361,6 +365,7 @@ impl Visit {
 
     fn note_refusal(&mut self, refusal: &Refusal) {
         self.record.code = refusal.code();
+        self.record.stage = Some(refusal.stage().name());
         match refusal {
             Refusal::Denied(denied) => {
                 self.record.side = denied.side.map(Side::name);

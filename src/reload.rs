@@ -225,16 +225,18 @@ impl<I: Install> Keeper<I> {
             self.reloads.state().failing = None;
             return;
         }
+        let mut in_force = String::new();
         let outcome = match version.compiled {
             Ok(compiled) => {
                 compiled.tell();
+                in_force = compiled.blueprint.revisions.to_string();
                 self.installed.install(compiled).await
             }
             Err(problems) => Err(problems),
         };
         match outcome {
             Ok(()) => {
-                tracing::info!(revision, "the configuration was reloaded");
+                tracing::info!(revision, in_force, "the configuration was reloaded");
                 self.reloads.note_good(revision);
             }
             Err(problems) => self.refuse(&problems),

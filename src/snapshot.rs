@@ -1,11 +1,12 @@
 //! Everything one version of the configuration amounts to, immutable. A visit sees one snapshot from door to door.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, fmt, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
+use serde::Serialize;
 
 use crate::{
-    base::outside::Outside,
+    base::{outside::Outside, revision},
     entities::{Mapping, RoutePlan, Subject, hiding::Recording, sources::Sources},
     forward::{Identity, Pools, Upstreams},
     limit::{RatePlan, Rates},
@@ -30,11 +31,38 @@ pub struct Records {
     pub recording: Recording,
 }
 
+/// Names the versions of what decides (see [`crate::base::revision`]).
+#[derive(Clone, Debug, Serialize)]
+pub struct Revisions {
+    /// Of the configuration's text.
+    pub config: Arc<str>,
+    /// Of the schema.
+    pub schema: Arc<str>,
+    /// Of each store's policies.
+    pub policies: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Revisions {
+    /// Names the policies of all stores together.
+    pub fn all_policies(&self) -> Arc<str> {
+        revision::of_files(self.policies.iter().map(|(store, revision)| (Path::new(&**store), &**revision)))
+    }
+}
+
+impl fmt::Display for Revisions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "config {}, schema {}", self.config, self.schema)?;
+        self.policies.iter().try_for_each(|(store, revision)| write!(f, ", policies of {store} {revision}"))
+    }
+}
+
 /// A compiled configuration that touches nothing outside yet.
 #[derive(Clone, Debug)]
 pub struct Blueprint {
     /// The configuration's text.
     pub text: Arc<str>,
+    /// Which version of everything it is.
+    pub revisions: Revisions,
     /// Bounds on requests.
     pub limits: Limits,
     /// Who is believed of where requests come from.
@@ -77,6 +105,7 @@ pub struct Snapshot {
     /// Counts the versions that were in force, from 0.
     pub(crate) version: u64,
     text: Arc<str>,
+    pub(crate) revisions: Revisions,
     pub(crate) limits: Limits,
     pub(crate) proxies: TrustedProxies,
     pub(crate) rates: Rates,
@@ -109,6 +138,7 @@ impl Blueprint {
         let subjects = before.map(|before| &before.subjects).filter(|subjects| subjects.limits() == self.cache);
         Snapshot {
             text: self.text,
+            revisions: self.revisions,
             version: before.map_or(0, |before| before.version.saturating_add(1)),
             limits: self.limits,
             proxies: self.proxies,
@@ -141,6 +171,11 @@ impl Snapshot {
     /// The configuration's text. No secret stands in it: those are named by file or variable.
     pub const fn text(&self) -> &Arc<str> {
         &self.text
+    }
+
+    /// Which version of everything this is.
+    pub const fn revisions(&self) -> &Revisions {
+        &self.revisions
     }
 
     /// How often somebody may ask.

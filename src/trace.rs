@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    audit::{Outcome, Record},
+    audit::{Outcome, Record, StageTimes},
     base::clock::Timestamp,
     request::trace_context::{TraceContext, traceparent},
 };
@@ -76,7 +76,7 @@ pub struct Trace {
     began: Timestamp,
     arrived: Instant,
     /// When each stage that was passed ended.
-    passed: Vec<Duration>,
+    passed: [Option<Duration>; STAGES.len()],
     attempts: Vec<Attempt>,
 }
 
@@ -99,7 +99,7 @@ impl Trace {
     /// A new one, for the decision `id`: its 128 bits, of which 80 are random, name the trace too.
     pub fn begin(tracing: Tracing, id: u128, began: Timestamp, arrived: Instant) -> Self {
         let span = lower(id).max(1);
-        let (passed, attempts) = (Vec::new(), Vec::new());
+        let (passed, attempts) = ([None; STAGES.len()], Vec::new());
         Self { tracing, trace: id, span, caller: None, sampled: tracing.samples(id), began, arrived, passed, attempts }
     }
 
@@ -118,8 +118,9 @@ impl Trace {
 
     /// Notes that the next stage is passed.
     pub fn pass(&mut self) {
-        if self.tracing.exported {
-            self.passed.push(self.arrived.elapsed());
+        let now = self.arrived.elapsed();
+        if let Some(next) = self.passed.iter_mut().find(|it| it.is_none()) {
+            *next = Some(now);
         }
     }
 
@@ -198,8 +199,19 @@ impl Trace {
     }
 
     /// How long after that each stage that was passed ended.
-    pub fn passed(&self) -> &[Duration] {
-        &self.passed
+    pub fn passed(&self) -> impl Iterator<Item = Duration> {
+        self.passed.iter().copied().map_while(|it| it)
+    }
+
+    /// How long each stage took that was passed.
+    pub fn stages(&self) -> StageTimes {
+        let mut began = Duration::ZERO;
+        let [request, token, entities, policy] = self.passed.map(|ended| {
+            let took = ended?.saturating_sub(began);
+            began = ended?;
+            u64::try_from(took.as_micros()).ok()
+        });
+        StageTimes { request, token, entities, policy }
     }
 
     /// The attempts to have the upstream answer.

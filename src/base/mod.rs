@@ -14,6 +14,7 @@ pub mod origin;
 pub mod outside;
 pub mod problem;
 pub mod pseudonym;
+pub mod revision;
 pub mod rows;
 pub mod secret;
 pub mod shown;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Where one attribute came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Origin {
     /// Whose it is: `agent`, `user` or `resource`; `input` for a member of `context.input`; `consent` for a consent, whose name is its purpose.
     pub of: &'static str,

@@ -69,7 +69,7 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Command),
     /// Print the JSON Schema of `config.yaml`, for editors.
-    Schema,
+    Schema(SchemaOptions),
     /// Ask a running gate whether it is ready; for container health checks.
     Health(HealthOptions),
     /// Show the whole flow on this machine: an issuer, a service and the gate, in one process.
@@ -121,7 +121,7 @@ impl Cli {
             Command::Tail(options) => tail::run(&options),
             Command::Replay(options) => replay::run(&options),
             Command::Explain(options) => on_runtime(explain::run(options)),
-            Command::Schema => schema(),
+            Command::Schema(options) => schema(&options),
             Command::Health(options) => on_runtime(health(options)),
             Command::Demo(options) => with_logs(&LogConfig::default(), || on_runtime(demo::run(options))),
         }
@@ -202,7 +202,10 @@ fn check(options: &CheckOptions) -> ExitCode {
         0 => String::new(),
         several => format!(", {}", counted(several, "warning", "warnings")),
     };
-    say(&mut std::io::stdout(), &format!("{}: good ({routes}, {policies}{warned})\n", path.display()));
+    say(
+        &mut std::io::stdout(),
+        &format!("{}: good ({routes}, {policies}{warned})\n  {}\n", path.display(), blueprint.revisions),
+    );
     ExitCode::SUCCESS
 }
 
@@ -228,8 +231,16 @@ fn counted(count: usize, one: &str, several: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { several })
 }
 
-fn schema() -> ExitCode {
-    say(&mut std::io::stdout(), &format!("{:#}\n", config::schema()));
+#[derive(Debug, clap::Args)]
+struct SchemaOptions {
+    /// That of decision records instead.
+    #[arg(long)]
+    records: bool,
+}
+
+fn schema(options: &SchemaOptions) -> ExitCode {
+    let schema = if options.records { crate::audit::schema() } else { config::schema() };
+    say(&mut std::io::stdout(), &format!("{schema:#}\n"));
     ExitCode::SUCCESS
 }
 

@@ -68,7 +68,7 @@ async fn serve(path: PathBuf, loaded: &Loaded, sights: Arc<Sights>, mut sockets:
         Err(error) => return fail(&format!("portcullis: {error}\n")),
     };
     let listen: Vec<_> = app.addresses().iter().map(ToString::to_string).collect();
-    tracing::info!(listen = listen.join(", "), admin = %app.admin_address(), "the gate stands");
+    tracing::info!(listen = listen.join(", "), admin = %app.admin_address(), in_force = %app.revisions(), "the gate stands");
     app.follow(path, sights);
     let bequest = file.clone().zip(app.bequest()).map(|(file, line)| Bequest::read(line, file, unclosed));
     let bequest = match bequest.transpose() {

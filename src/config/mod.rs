@@ -38,6 +38,7 @@ use crate::{
         address::Address,
         files::Files,
         problem::{Problem, Problems, Source},
+        revision,
         secret::SecretSource,
         sights::Sights,
         spanned::Spanned,
@@ -54,7 +55,7 @@ use crate::{
         forwarded::{TrustedProxies, TrustedProxiesConfig},
         route::RouteTable,
     },
-    snapshot::Blueprint,
+    snapshot::{Blueprint, Revisions},
     token::{Trust, issuer::IssuerConfig},
 };
 
@@ -313,8 +314,14 @@ impl Loaded {
         let compiled = (|| {
             let ((mapping, routes), loaded) = (routes?, loaded?);
             let (pages, metadata_url) = own?;
+            let revisions = Revisions {
+                config: revision::of_text(&self.source.text),
+                schema: loaded.schema_revision,
+                policies: loaded.stores.revisions(),
+            };
             let blueprint = Blueprint {
                 text: self.source.text.as_str().into(),
+                revisions,
                 limits: limits?,
                 proxies: proxies?,
                 rates: rates?,

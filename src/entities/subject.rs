@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use cedar_policy::{Context, Entity, EntityId, EntityUid, RestrictedExpression};
 use serde_json::{Map, Value};
 
@@ -51,6 +52,8 @@ pub struct Names {
     pub actors: Arc<[String]>,
     /// The calling app.
     pub app: Option<Arc<str>>,
+    /// The thumbprint of the key that signed the token, in base64url.
+    pub key: Option<Arc<str>>,
 }
 
 impl Names {
@@ -63,6 +66,7 @@ impl Names {
             user_issuer: token.user_issuer().map(Arc::from),
             actors: token.actors().iter().map(|actor| actor.as_str().to_owned()).collect(),
             app: token.caller_app().map(|app| app.as_str().into()),
+            key: token.key().map(|key| URL_SAFE_NO_PAD.encode(key).into()),
         }
     }
 }

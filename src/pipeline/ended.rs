@@ -11,6 +11,7 @@ impl Drop for Visit {
     fn drop(&mut self) {
         self.record.duration_us = micros(self.arrived.elapsed());
         self.record.traceparent = self.trace.own();
+        self.record.stages_us = self.trace.stages();
         self.gate.metrics.count(&self.record);
         let records = &self.snapshot.records;
         if let (true, Some(question)) = (records.questions, &self.question) {

@@ -1,10 +1,10 @@
 //! The trace of a visit, for doors: what goes on to the upstream of it, and what came back.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use http::{HeaderName, HeaderValue};
 
-use super::{Gate, Visit};
+use super::{Gate, Visit, micros};
 use crate::{
     request::trace_context::{BAGGAGE, TRACEPARENT, TRACESTATE},
     trace::Spans,
@@ -32,8 +32,19 @@ impl Visit {
         *name == BAGGAGE && self.trace.caller().is_none()
     }
 
+    /// Notes to which server the request goes, and after how many that it was sent to before.
+    pub fn goes_to(&mut self, server: &Arc<str>, retries: u32) {
+        self.sent = Some(Instant::now());
+        (self.record.upstream_status, self.record.upstream_us) = (None, None);
+        self.trace.goes_to(server);
+        self.record.server = Some(server.clone());
+        self.record.retries = retries;
+    }
+
     /// Notes the status that the upstream answered with.
     pub fn answered_by_upstream(&mut self, status: u16) {
         self.trace.is_answered(status);
+        self.record.upstream_status = Some(status);
+        self.record.upstream_us = self.sent.map(|sent| micros(sent.elapsed()));
     }
 }

@@ -15,7 +15,6 @@ use super::{
     index::Index,
     links::LINKS,
     nesting::{NESTING_MAX, OPERATORS_MAX, too_deep},
-    revision::revision,
     shadow::{Candidate, ShadowConfig},
     stores::{DEFAULT, OnError, Store, StoreConfig, Stores},
 };
@@ -23,6 +22,7 @@ use crate::{
     base::{
         files::Files,
         problem::{Problem, Problems, Source},
+        revision,
     },
     entities::schema::SchemaTypes,
 };
@@ -63,6 +63,8 @@ pub struct Loaded {
     pub candidate: Option<Candidate>,
     /// Why those are not asked, where they cannot be: they have no part in what is in force.
     pub candidate_problems: Problems,
+    /// Names the version of the schema.
+    pub schema_revision: Arc<str>,
     /// The schema's types.
     pub types: SchemaTypes,
     /// What deserves a look.
@@ -127,7 +129,7 @@ impl PolicyFiles<'_> {
         let mut problems = Problems::default();
         let schema = problems.keep(self.schema());
         let (mut stores, mut seen) = (Vec::new(), Seen::default());
-        let known = schema.as_ref().map(|(schema, _)| schema);
+        let known = schema.as_ref().map(|(schema, ..)| schema);
         let default = configs.iter().find(|config| config.name.value == DEFAULT);
         let settings = default.map_or_else(|| Ok(Settings::default()), StoreConfig::settings);
         if let Some(settings) = problems.keep(settings) {
@@ -181,12 +183,13 @@ impl PolicyFiles<'_> {
             candidate = self.candidate(shadow, configs, known, &mut problems, &mut candidate_problems);
         }
         let loaded = (|| {
-            let (_, types) = schema?;
+            let (_, types, schema_revision) = schema?;
             Some(Loaded {
                 stores: stores?,
                 candidate,
                 candidate_problems,
                 types,
+                schema_revision,
                 warnings: seen.warnings,
                 sources: seen.sources,
             })
@@ -210,11 +213,13 @@ impl PolicyFiles<'_> {
     ) -> Result<Policies, Problems> {
         let mut problems = Problems::default();
         let mut set = CheckedSet::new(self.ids, self.folder);
-        for source in problems.keep(self.sources()).unwrap_or_default() {
-            problems.keep(set.add(&source));
+        let mut read = problems.keep(self.sources()).unwrap_or_default();
+        for source in &read {
+            problems.keep(set.add(source));
         }
         if let Some(source) = problems.keep(self.links()).flatten() {
             problems.keep(set.link(&source));
+            read.push(source);
         }
         if let Some(schema) = schema {
             seen.warnings.extend(set.validate(schema, settings.level_max, &mut problems));
@@ -223,20 +228,24 @@ impl PolicyFiles<'_> {
         let index = Index::build(set.policies.policies()).map_err(|error| Problem::new(error.to_string()));
         let index = problems.keep(index);
         let (known, authorizer, on_error) = (set.known, Authorizer::new(), settings.on_error);
-        let revision = revision(&set.policies, on_error).map_err(|error| Problem::new(error.to_string()));
-        let revision = problems.keep(revision).map(Arc::from);
-        let made = index.zip(revision);
-        problems.into_result(made.map(|(index, revision)| Policies { index, known, authorizer, on_error, revision }))
+        let revision = revision::of_files(read.iter().map(|source| (self.inside(&source.name), source.text.as_str())));
+        problems.into_result(index.map(|index| Policies { index, known, authorizer, on_error, revision }))
     }
 
-    fn schema(self) -> Result<(Schema, SchemaTypes), Problems> {
+    /// A path as it is inside the folder.
+    fn inside(self, name: &str) -> &Path {
+        let path = Path::new(name);
+        path.strip_prefix(self.folder).unwrap_or(path)
+    }
+
+    fn schema(self) -> Result<(Schema, SchemaTypes, Arc<str>), Problems> {
         let source = self.read(&self.folder.join(SCHEMA))?;
         let cedar = |error: &cedar_policy::CedarSchemaError| Problems::from(Problem::from_cedar(error, &source));
         let (schema, _) = Schema::from_cedarschema_str(&source.text).map_err(|error| cedar(&error))?;
         let (json, _) = schema_str_to_json_with_resolved_types(&source.text).map_err(|error| cedar(&error))?;
         let types = SchemaTypes::from_resolved_json(&json).map_err(|error| Problem::new(error).within(&source))?;
         let actions = schema.action_entities().map_err(|error| Problem::new(error.to_string()).within(&source))?;
-        Ok((schema, types.with_action_groups(&actions)))
+        Ok((schema, types.with_action_groups(&actions), revision::of_text(&source.text)))
     }
 
     fn sources(self) -> Result<Vec<Arc<Source>>, Problems> {

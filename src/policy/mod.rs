@@ -12,7 +12,6 @@ pub mod needs;
 mod nesting;
 mod note;
 pub mod reads;
-mod revision;
 pub mod shadow;
 pub mod stores;
 
@@ -42,7 +41,6 @@ pub struct Policies {
     known: HashMap<PolicyId, Known>,
     authorizer: Authorizer,
     on_error: OnError,
-    /// What tells it from every other set.
     revision: Arc<str>,
 }
 
@@ -67,14 +65,14 @@ impl std::fmt::Debug for Policies {
 }
 
 impl Policies {
+    /// Names the version of the files that they stand in (see [`crate::base::revision`]): policies and links.
+    pub const fn revision(&self) -> &Arc<str> {
+        &self.revision
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.known.len()
-    }
-
-    /// What tells them from every other set: the SHA-256 of what decides, in hexadecimal.
-    pub const fn revision(&self) -> &Arc<str> {
-        &self.revision
     }
 
     /// What the author of each says of it.

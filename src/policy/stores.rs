@@ -1,6 +1,10 @@
 //! Named sets of policies under one schema, chosen by route or by host.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -113,6 +117,13 @@ impl Stores {
     /// Whether there is a store of this name.
     pub fn has(&self, name: &str) -> bool {
         self.named(Some(name)).is_some()
+    }
+
+    /// Names the version of the policies of each store, by its name.
+    pub fn revisions(&self) -> BTreeMap<Arc<str>, Arc<str>> {
+        let stores = self.stores.iter();
+        let named = stores.map(|store| (store.name.clone().unwrap_or_else(|| DEFAULT.into()), &store.policies));
+        named.map(|(name, policies)| (name, policies.revision().clone())).collect()
     }
 
     /// Each store.

@@ -145,6 +145,10 @@ fn metrics(state: &State) -> Vec<u8> {
         let denied = issuers.denied().state();
         metrics.note_deny_list(denied.entries, denied.failing);
         metrics.note_reloads(state.reloads.good(), state.reloads.refused(), state.reloads.failing().is_some());
+        let revisions = snapshot.revisions();
+        metrics.note_revision("config", &revisions.config);
+        metrics.note_revision("schema", &revisions.schema);
+        metrics.note_revision("policies", &revisions.all_policies());
         metrics.note_candidate(state.current.load().candidate_failing());
     })
 }
@@ -159,7 +163,8 @@ fn readiness(state: &State) -> Response<Full<Bytes>> {
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let refused =
         state.reloads.failing().map(|failing| json!({ "since": failing.since, "problems": failing.problems }));
-    let configuration = json!({ "revision": state.reloads.revision(), "refused": refused });
+    let configuration =
+        json!({ "revision": state.reloads.revision(), "refused": refused, "in_force": snapshot.revisions() });
     let body = json!({
         "ready": ready, "draining": draining, "issuers_without_keys": without_keys, "configuration": configuration,
     });

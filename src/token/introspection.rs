@@ -221,7 +221,7 @@ impl Introspector {
             return Err(TokenError::UseWrong);
         }
         let until = Some(now.later(self.how.cache_max));
-        let verified = self.rules.check(Signed { claims, size, generation: 0, until }, None, now)?;
+        let verified = self.rules.check(Signed { claims, size, key: None, generation: 0, until }, None, now)?;
         // An issuer may say that a token is bound and leave out to what.
         let is_bound = verified.confirmation.key.is_some();
         if kind.as_deref() == Some("dpop") && !is_bound { Err(TokenError::BindingUnchecked) } else { Ok(verified) }

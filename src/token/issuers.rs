@@ -126,10 +126,8 @@ impl Issuers {
             KeyError::Unknown => TokenError::KeyUnknown,
             KeyError::Unavailable => TokenError::KeysUnavailable,
         })?;
-        if !jws.is_signed_by(&keys) {
-            return Err(TokenError::SignatureInvalid);
-        }
-        let signed = Signed { claims, size: token.as_str().len(), generation, until: None };
+        let key = jws.signed_by(&keys).ok_or(TokenError::SignatureInvalid)?.thumbprint();
+        let signed = Signed { claims, size: token.as_str().len(), key: Some(key), generation, until: None };
         issuer.rules.check(signed, jws.media_type.as_deref(), now)
     }
 

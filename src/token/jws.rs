@@ -67,10 +67,10 @@ impl<'a> Jws<'a> {
         decode(self.payload)
     }
 
-    /// Whether a key of `keys` that the header names made the signature.
-    pub(super) fn is_signed_by(&self, keys: &KeySet) -> bool {
+    /// The key of `keys`, named by the header, that made the signature.
+    pub(super) fn signed_by<'k>(&'k self, keys: &'k KeySet) -> Option<&'k Key> {
         let mut named = keys.find(self.kid.as_deref(), self.algorithm);
-        named.any(|key| key.verifies(self.signed, self.signature, self.algorithm))
+        named.find(|key| key.verifies(self.signed, self.signature, self.algorithm))
     }
 
     /// Whether `key` made the signature.
@@ -118,7 +118,7 @@ mod tests {
     fn is_signed(token: &str, keys: &Value) -> bool {
         let keys = KeySet::parse(keys.to_string().as_bytes());
         let jws = RawToken::parse(token.as_bytes()).map(Jws::parse);
-        matches!((jws, keys), (Some(Ok(jws)), Ok(keys)) if jws.is_signed_by(&keys))
+        matches!((jws, keys), (Some(Ok(jws)), Ok(keys)) if jws.signed_by(&keys).is_some())
     }
 
     #[test]

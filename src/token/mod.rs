@@ -147,6 +147,8 @@ pub struct VerifiedToken {
     confirmation: Confirmation,
     claims: Map<String, Value>,
     size: usize,
+    /// The thumbprint of the key that signed it, if one did.
+    key: Option<[u8; 32]>,
     expires: Timestamp,
     /// When it ceases to be valid by what it says itself, leeway included: an answer about it may serve for less long.
     ends: Timestamp,
@@ -223,6 +225,10 @@ impl VerifiedToken {
     /// Bytes of what its claims were read from.
     pub const fn size(&self) -> usize {
         self.size
+    }
+    /// The thumbprint (RFC 7638) of the key that signed it; none where its issuer was asked.
+    pub const fn key(&self) -> Option<[u8; 32]> {
+        self.key
     }
     /// How long it may be remembered, from its verification on.
     pub const fn lifetime(&self) -> Duration {

@@ -142,7 +142,7 @@ async fn an_assertion_says_who_was_allowed_what_by_which_decision() {
     let got = got.recv().await.unwrap();
     let mut said = got.assertion();
     let revision = said["policy_revision"].take();
-    assert_eq!(revision.as_str().unwrap().len(), 64);
+    assert_eq!(revision.as_str().unwrap().len(), 32);
     let expected = json!({
         "policy_revision": null,
         "iss": "https://gate.example", "aud": "https://users.example", "sub": "user-1", "act": { "sub": "1example23456789" },

@@ -43,7 +43,21 @@ pub(crate) fn folder(config: &str) -> (tempfile::TempDir, PathBuf) {
 fn the_repositorys_own_configuration_is_good() {
     let checked = run(&["check"]);
     assert!(checked.status.success(), "{}", text(&checked.stderr));
-    assert_eq!(text(&checked.stdout), "config.yaml: good (1 route, 3 policies)\n");
+    let told = text(&checked.stdout);
+    let (first, revisions) = told.split_once('\n').unwrap();
+    assert_eq!(first, "config.yaml: good (1 route, 3 policies)");
+    // What anybody can find out of the same files without us.
+    let sum = |script: &str| {
+        let made = Command::new("sh").current_dir(ROOT).args(["-c", script]).output().unwrap();
+        text(&made.stdout)[..32].to_owned()
+    };
+    let config = sum("sha256sum config.yaml");
+    let schema = sum("sha256sum policies/schema.cedarschema");
+    let page = house::repository("docs/decision-record.md");
+    let script =
+        page.split("```sh\n").find_map(|block| block.split_once("```").filter(|(it, _)| it.contains("sha256sum")));
+    let policies = sum(script.expect("the page shows how").0);
+    assert_eq!(revisions, format!("  config {config}, schema {schema}, policies of default {policies}\n"));
     assert_eq!(text(&checked.stderr), "");
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use portcullis::{
-    audit::{PreflightRecord, Record, ShadowOutcome, ShadowRecord},
+    audit::{self, PreflightRecord, Record, ShadowOutcome, ShadowRecord, StageTimes},
     base::{files::Files, origin::Origin},
     config,
 };
@@ -168,6 +168,12 @@ fn every_field_of_a_record_is_described() {
         retries: 1,
         side: Some(""),
         store: Some("".into()),
+        policy_revision: Some("".into()),
+        key: Some("".into()),
+        stage: Some(""),
+        upstream_status: Some(0),
+        upstream_us: Some(0),
+        stages_us: StageTimes { request: Some(0), ..StageTimes::default() },
         skipped: vec![String::new()],
         shadow: Some(ShadowRecord { outcome: ShadowOutcome::Skipped, decision: None, policies: Vec::new() }),
         question: serde_json::value::to_raw_value(&0).ok(),
@@ -180,6 +186,9 @@ fn every_field_of_a_record_is_described() {
     assert_eq!(first_cells(&page, 0), exist);
     let example: Value = serde_json::from_str(blocks(&page, "json")[0].trim()).unwrap();
     assert!(example.as_object().unwrap().keys().all(|name| exist.contains(name)));
+    house::conforms(&example);
+    let published = house::repository("docs/decision-record.schema.json");
+    assert_eq!(published, format!("{:#}\n", audit::schema()), "`portcullis schema --records` prints another one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

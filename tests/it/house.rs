@@ -330,10 +330,28 @@ impl House {
         (answer, self.record().await)
     }
 
-    /// The next record. A connection is closed only after its records were written, so there is little to wait for.
+    /// The next record, which is as its schema says. A connection is closed only after its records were written, so there is little
+    /// to wait for.
     pub(crate) async fn record(&mut self) -> Option<Record> {
-        timeout(Duration::from_millis(300), self.records.recv()).await.ok().flatten()
+        let record = timeout(Duration::from_millis(300), self.records.recv()).await.ok().flatten();
+        if let Some(record) = &record {
+            conforms(&serde_json::to_value(record).unwrap());
+        }
+        record
     }
+}
+
+/// Sees that a record is as its schema says, and has no more.
+#[track_caller]
+pub(crate) fn conforms(record: &serde_json::Value) {
+    static SCHEMA: OnceLock<jsonschema::Validator> = OnceLock::new();
+    let schema = SCHEMA.get_or_init(|| {
+        let mut schema = portcullis::audit::schema();
+        schema["additionalProperties"] = false.into();
+        jsonschema::draft202012::new(&schema).unwrap()
+    });
+    let wrong: Vec<_> = schema.iter_errors(record).map(|it| format!("{}: {it}", it.instance_path)).collect();
+    assert!(wrong.is_empty(), "{record}: {wrong:#?}");
 }
 
 async fn house_service() -> Service {

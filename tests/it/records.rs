@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     cli::{self, free_port, portcullis, text},
-    house,
+    house, wire,
 };
 
 /// A gate of its own process, which is killed with the test.
@@ -192,4 +192,35 @@ fn records_go_on_where_they_ended_and_each_is_valid_json() {
     let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(records.len(), 2);
     assert!(records.iter().all(|record| record["code"] == "token_missing" && record.get("hash").is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_tells_by_whose_key_how_far_and_how_fast() {
+    let mut house = house::House::build(Some(house::ROUTES), &[], house::NOW).await;
+    let ask = |user: &str, fields: &[(String, String)]| wire::request("GET", &format!("/users/{user}/data"), fields);
+    let (_, record) = house.ask(&ask("user-1", &[house::bearer()])).await;
+    let allowed = serde_json::to_value(record.unwrap()).unwrap();
+    let jwk: jsonwebtoken::jwk::Jwk = serde_json::from_value(house::key("agents").jwk()).unwrap();
+    assert_eq!(allowed["key"], jwk.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).unwrap());
+    assert_eq!((&allowed["upstream_status"], &allowed["stage"]), (&json!(200), &Value::Null));
+    let number = |of: &Value| of.as_u64().unwrap();
+    let stages = ["request", "token", "entities", "policy"].map(|stage| number(&allowed["stages_us"][stage]));
+    assert!(stages.iter().sum::<u64>() <= number(&allowed["decision_us"]), "{allowed}");
+    assert!(number(&allowed["upstream_us"]) > 0 && number(&allowed["upstream_us"]) <= number(&allowed["duration_us"]));
+    // Once per token, and told with each request.
+    let (_, again) = house.ask(&ask("user-1", &[house::bearer()])).await;
+    assert!(again.is_some_and(|it| it.token_cached && it.key.as_deref() == allowed["key"].as_str()));
+    let forged = ("authorization".to_owned(), format!("{}AAAA", house::bearer().1));
+    for (fields, user, stage, passed) in [
+        (vec![], "user-1", "token", vec!["request"]),
+        (vec![forged], "user-1", "token", vec!["request"]),
+        (vec![house::bearer()], "user-2", "policy", vec!["request", "token", "entities"]),
+    ] {
+        let (_, record) = house.ask(&ask(user, &fields)).await;
+        let record = serde_json::to_value(record.unwrap()).unwrap();
+        let told: Vec<_> = record["stages_us"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!((record["stage"].as_str(), told), (Some(stage), passed), "{record}");
+        assert!(record["upstream_status"].is_null() && record["upstream_us"].is_null());
+        assert_eq!(record["key"].is_null(), stage == "token", "{record}");
+    }
 }

@@ -65,6 +65,14 @@ async fn call(house: &mut House) -> &'static str {
     house.ask(&request).await.1.unwrap().code
 }
 
+/// The revisions that the record of a call names.
+async fn revisions(house: &mut House) -> Value {
+    let request = wire::request("GET", "/users/user-1/data", &fields(&json!({})));
+    let record = serde_json::to_value(house.ask(&request).await.1.unwrap()).unwrap();
+    let policies = json!({ "default": record["policy_revision"] });
+    json!({ "config": record["config_revision"], "schema": record["schema_revision"], "policies": policies })
+}
+
 async fn becomes(house: &mut House, wanted: &str) {
     let start = Instant::now();
     loop {
@@ -153,6 +161,7 @@ async fn a_bad_version_keeps_the_good_one_and_says_where_it_is_bad() {
     let (status, before) = ready(house.operators("/readyz").await);
     assert_eq!((status, &before["refused"]), (200, &Value::Null));
     assert_eq!(before["revision"].as_str().unwrap().len(), 12);
+    assert_eq!(revisions(&mut house).await, before["in_force"]);
 
     put(
         folder.path(),
@@ -195,6 +204,9 @@ async fn a_bad_version_keeps_the_good_one_and_says_where_it_is_bad() {
     assert_eq!(reloads(&house, 7).await, (1, 6, false));
     let (_, after) = ready(house.operators("/readyz").await);
     assert_ne!(after["revision"], before["revision"]);
+    assert_ne!(after["in_force"]["config"], before["in_force"]["config"], "a remark is a version");
+    assert_eq!(after["in_force"]["policies"], before["in_force"]["policies"]);
+    assert_eq!(revisions(&mut house).await, after["in_force"]);
 
     house.app.reload();
     assert_eq!(reloads(&house, 8).await, (2, 6, false), "asked for, it is done though nothing changed");

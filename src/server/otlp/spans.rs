@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::{
 
 use super::said::{number, said, several, text};
 use crate::{
-    audit::{Outcome, PREFLIGHT, Record},
+    audit::{Outcome, Record},
     trace::{Attempt, STAGES, Trace},
 };
 
@@ -34,7 +34,7 @@ pub(super) fn of(trace: &Trace, record: &Record) -> Vec<Span> {
 
 /// How many there would be, about.
 pub(super) fn number_of(trace: &Trace) -> usize {
-    trace.passed().len().saturating_add(trace.attempts().len()).saturating_add(1)
+    trace.passed().count().saturating_add(trace.attempts().len()).saturating_add(1)
 }
 
 /// A span from `began` to `ended` after the visit began, below the visit's own.
@@ -113,7 +113,8 @@ const fn decision(outcome: Outcome) -> &'static str {
 
 /// Whether it did not go as it was to go.
 fn failed(record: &Record) -> bool {
-    record.decision == Outcome::Deny || !["allowed", "abandoned", PREFLIGHT].contains(&record.code)
+    // Where nothing was refused and nothing failed no stage is named.
+    record.decision == Outcome::Deny || record.stage.is_some()
 }
 
 fn error(code: &str) -> Option<Status> {
@@ -130,8 +131,8 @@ fn stages(trace: &Trace, record: &Record) -> Vec<Span> {
     let mut began = Duration::ZERO;
     let mut spans = Vec::new();
     for (number, name) in STAGES.iter().enumerate() {
-        let passed = trace.passed().get(number);
-        let ended = passed.copied().unwrap_or(decided).max(began);
+        let passed = trace.passed().nth(number);
+        let ended = passed.unwrap_or(decided).max(began);
         if record.decision == Outcome::Abandoned && passed.is_none() {
             break;
         }
