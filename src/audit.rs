@@ -7,11 +7,11 @@ pub mod heir;
 pub mod lines;
 pub mod syslog;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value, value::RawValue};
 
 pub use self::lines::Lines;
 use crate::base::{
@@ -206,6 +206,12 @@ pub struct Record {
     pub config_revision: Arc<str>,
     /// Ids of the policies that decided.
     pub policies: Vec<String>,
+    /// What those say of themselves, as configured: by policy, the text of each annotation, cut to 1024 bytes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, BTreeMap<String, String>>,
+    /// What the believed token claims, as configured; null for what is longer than 1024 bytes in JSON.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub claims: Map<String, Value>,
     /// Ids of the policies that erred and were passed over, in a store that takes them so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
@@ -214,7 +220,7 @@ pub struct Record {
     pub shadow: Option<ShadowRecord>,
     /// The question put to the policies, as configured.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
+    #[schemars(with = "Option<Map<String, Value>>")]
     pub question: Option<Box<RawValue>>,
     /// The thumbprint (RFC 7638) of the key that signed the token, in base64url.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -280,7 +286,7 @@ impl Record {
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// The JSON Schema (2020-12) of a record.
-pub fn schema() -> serde_json::Value {
+pub fn schema() -> Value {
     let settings = SchemaSettings::draft2020_12().for_serialize();
     let mut schema = settings.into_generator().into_root_schema_for::<Record>();
     schema.insert("$id".to_owned(), format!("urn:portcullis:decision-record:{SCHEMA_VERSION}").into());

@@ -387,6 +387,7 @@ impl Visit {
 
     fn note_policies(&mut self, determining: &[Arc<PolicyNote>]) {
         self.record.policies = determining.iter().map(|note| note.id.clone()).collect();
+        self.note_annotations(determining);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     token::{
         Issuers, Trust,
         cache::{CacheLimits, TokenCache},
+        claims::ClaimPath,
     },
     trace::Tracing,
 };
@@ -29,6 +30,10 @@ pub struct Records {
     pub required: bool,
     /// How whoever is named in them is named.
     pub recording: Recording,
+    /// The annotations of the policies that decided which they hold.
+    pub annotations: Vec<String>,
+    /// The claims of believed tokens that they hold, by how they are written.
+    pub claims: Vec<(String, ClaimPath)>,
 }
 
 /// Names the versions of what decides (see [`crate::base::revision`]).

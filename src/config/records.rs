@@ -21,7 +21,11 @@ use crate::{
     },
     entities::hiding::Recording,
     snapshot::Records,
+    token::claims::ClaimPath,
 };
+
+/// Names in a list of what records hold.
+const NAMES_MAX: usize = 16;
 
 /// The section `records`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -30,6 +34,10 @@ pub struct RecordsConfig {
     /// Whether records hold the questions put to the policies, so that `replay` and `explain` can put them again.
     /// Default false.
     pub questions: bool,
+    /// Annotations of the policies that decided which records hold. Default none.
+    pub annotations: Vec<Spanned<String>>,
+    /// Claims of believed tokens that records hold: `claim` or `outer.inner`. Default none.
+    pub claims: Vec<Spanned<String>>,
     /// Pseudonyms in place of whoever is named. Default none.
     pub pseudonyms: Option<PseudonymsConfig>,
     /// Whether records are written to stdout. Default true.
@@ -136,10 +144,15 @@ impl RecordsConfig {
     }
 
     pub(super) fn compile(&self, files: &Files) -> Result<Records, Problems> {
-        let Some(config) = &self.pseudonyms else {
-            return Ok(Records { recording: Recording::default(), ..self.bare() });
-        };
         let mut problems = Problems::default();
+        let bare = problems.keep(self.bare());
+        let Some(config) = &self.pseudonyms else { return problems.into_result(bare) };
+        if let Some(claim) = self.claims.first() {
+            problems.push(
+                Problem::at(claim, "a claim would name in the clear whom pseudonyms are to hide")
+                    .fix("remove `claims`, or `pseudonyms`"),
+            );
+        }
         let key = problems.keep(config.key.value.read(files));
         let pseudonyms = key.and_then(|key| {
             let made = Pseudonyms::new(&key).ok_or_else(|| {
@@ -165,15 +178,41 @@ impl RecordsConfig {
             );
         }
         let recording = pseudonyms.map(|pseudonyms| Recording { pseudonyms: Some(pseudonyms), clear });
-        problems.into_result(recording.map(|recording| Records { recording, ..self.bare() }))
+        problems.into_result(recording.zip(bare).map(|(recording, bare)| Records { recording, ..bare }))
     }
 
-    fn bare(&self) -> Records {
-        Records {
+    /// But for pseudonyms.
+    fn bare(&self) -> Result<Records, Problems> {
+        let mut problems = Problems::default();
+        for (names, what) in [(&self.annotations, "annotations"), (&self.claims, "claims")] {
+            for (index, name) in names.iter().enumerate() {
+                if names.iter().take(index).any(|earlier| earlier.value == name.value) {
+                    problems.push(Problem::at(name, "this stands twice").fix("remove one"));
+                }
+            }
+            if let Some(beyond) = names.get(NAMES_MAX) {
+                problems.push(Problem::at(beyond, format!("more than {NAMES_MAX} {what}")).fix("record fewer"));
+            }
+        }
+        for name in &self.annotations {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if name.value.is_empty() || !name.value.chars().all(is_name) {
+                problems.push(Problem::at(name, "not the name of an annotation").fix("write `owner` for `@owner(…)`"));
+            }
+        }
+        let claims = self.claims.iter().filter_map(|claim| {
+            let none = || Problem::at(claim, "not a claim").fix("write `claim` or `outer.inner`");
+            let path = problems.keep(ClaimPath::parse(&claim.value).ok_or_else(none))?;
+            Some((claim.value.clone(), path))
+        });
+        let claims = claims.collect();
+        problems.into_result(Some(Records {
             questions: self.questions,
             required: self.when_full == WhenFull::Refuse,
             recording: Recording::default(),
-        }
+            annotations: self.annotations.iter().map(|name| name.value.clone()).collect(),
+            claims,
+        }))
     }
 }
 

@@ -54,7 +54,7 @@ impl CheckedSet {
     fn add_policy(&mut self, policy: &Policy, source: &Arc<Source>, alone: bool) -> Result<(), Problem> {
         let id = policy.annotation("id").filter(|id| !id.is_empty()).map(str::to_owned);
         let id = self.name(id, policy.id(), source, alone)?;
-        let note = PolicyNote::read(id, |name| policy.annotation(name));
+        let note = PolicyNote::read(id, policy.annotations());
         let note = note.map_err(|message| Problem::new(message).within(source))?;
         self.insert(policy.new_id(PolicyId::new(&note.id)), note, source)
     }
@@ -91,8 +91,8 @@ impl CheckedSet {
         let within = |problems: Problems| Problems(problems.0.into_iter().map(|it| it.within(source)).collect());
         let mut problems = Problems::default();
         for Linked { policy, template } in links::link(&source.text, &self.templates).map_err(within)? {
-            let said = self.templates.get(&template);
-            let note = PolicyNote::read(policy.id().to_string(), |name| said?.annotation(name));
+            let said = self.templates.get(&template).into_iter().flat_map(Template::annotations);
+            let note = PolicyNote::read(policy.id().to_string(), said);
             self.used.insert(template);
             if let Some(note) = problems.keep(note.map_err(|message| Problem::new(message).within(source))) {
                 problems.keep(self.insert(policy, note, source));

@@ -1,5 +1,7 @@
 //! What a policy's author says of it, in annotations: to those whom it refuses, and to those who read records.
 
+use std::collections::BTreeMap;
+
 /// A policy as records and refusals speak of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyNote {
@@ -13,6 +15,8 @@ pub struct PolicyNote {
     pub required_scope: Option<String>,
     /// `@step_up`: the authentication contexts (`acr`) with which it would not refuse (RFC 9470).
     pub step_up: Option<String>,
+    /// Every annotation that says something, for records.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl PolicyNote {
@@ -25,8 +29,13 @@ impl PolicyNote {
     ///
     /// # Errors
     /// What in them cannot be told, for an author.
-    pub(super) fn read<'a>(id: String, annotation: impl Fn(&str) -> Option<&'a str>) -> Result<Self, String> {
-        let said = |name| annotation(name).filter(|text| !text.is_empty()).map(str::to_owned);
+    pub(super) fn read<'a>(
+        id: String,
+        annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, String> {
+        let telling = annotations.into_iter().filter(|(_, text)| !text.is_empty());
+        let annotations: BTreeMap<_, _> = telling.map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+        let said = |name| annotations.get(name).cloned();
         let words = |name| match said(name) {
             Some(text) if !are_words(&text) => {
                 Err(format!("`@{name}` is told in a header: words with one blank between them, without quotes"))
@@ -38,6 +47,7 @@ impl PolicyNote {
             advice: said("advice"),
             required_scope: words("required_scope")?,
             step_up: words("step_up")?,
+            annotations,
             id,
         })
     }

@@ -169,6 +169,8 @@ fn every_field_of_a_record_is_described() {
         side: Some(""),
         store: Some("".into()),
         policy_revision: Some("".into()),
+        annotations: [(String::new(), std::collections::BTreeMap::new())].into(),
+        claims: serde_json::Map::from_iter([(String::new(), Value::Null)]),
         key: Some("".into()),
         stage: Some(""),
         upstream_status: Some(0),
@@ -188,7 +190,7 @@ fn every_field_of_a_record_is_described() {
     assert!(example.as_object().unwrap().keys().all(|name| exist.contains(name)));
     house::conforms(&example);
     let published = house::repository("docs/decision-record.schema.json");
-    assert_eq!(published, format!("{:#}\n", audit::schema()), "`portcullis schema --records` prints another one");
+    assert!(published == format!("{:#}\n", audit::schema()), "`portcullis schema --records` prints another one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -224,3 +224,47 @@ async fn a_record_tells_by_whose_key_how_far_and_how_fast() {
         assert_eq!(record["key"].is_null(), stage == "token", "{record}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_tells_of_policies_and_tokens_what_it_is_asked_for_alone() {
+    let policy = "@id(\"reads\") @owner(\"team a\") @ticket(\"T-1\") @note(\"\") permit (principal, action, resource);\n\
+                  @id(\"never\") @owner(\"team b\") forbid (principal, action, resource) when { resource == UserData::\"user-2\" };";
+    let records = "records: { annotations: [owner, note], claims: [jti, onBehalfOf.sub, absent, long] }\n";
+    let policies = [("policies/users.cedar".to_owned(), policy.to_owned())];
+    let mut house = house::House::build(Some(&format!("{}{records}", house::ROUTES)), &policies, house::NOW).await;
+    let mut claims = house::claims();
+    (claims["jti"], claims["long"], claims["secret"]) = ("j-1".into(), "x".repeat(2000).into(), "hidden".into());
+    let token = house::key("agents").sign(&claims).unwrap();
+    let ask = |user: &str, token: &str| {
+        let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
+        wire::request("GET", &format!("/users/{user}/data"), &fields)
+    };
+    let told = json!({ "jti": "j-1", "onBehalfOf.sub": claims["onBehalfOf"]["sub"], "long": null });
+    for (user, said) in
+        [("user-1", json!({ "reads": { "owner": "team a" } })), ("user-2", json!({ "never": { "owner": "team b" } }))]
+    {
+        let (_, record) = house.ask(&ask(user, &token)).await;
+        let record = serde_json::to_value(record.unwrap()).unwrap();
+        assert_eq!((&record["annotations"], &record["claims"]), (&said, &told), "{record}");
+        assert!(!record.to_string().contains("hidden"));
+    }
+    // What nobody vouches for is not told.
+    let (_, record) = house.ask(&ask("user-1", &format!("{token}AAAA"))).await;
+    let record = record.unwrap();
+    assert!(record.claims.is_empty() && record.annotations.is_empty(), "{record:?}");
+}
+
+#[test]
+fn records_that_would_tell_too_much_are_not_asked_for() {
+    for (records, problem) in [
+        ("claims: [sub], pseudonyms: { key: { file: nonce-secret } }", "pseudonyms are to hide"),
+        ("claims: [sub, sub]", "stands twice"),
+        ("claims: [a..b]", "not a claim"),
+        ("annotations: ['@owner']", "not the name of an annotation"),
+        ("annotations: [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q]", "more than 16 annotations"),
+    ] {
+        let loaded = house::House::load(Some(&format!("{}records: {{ {records} }}\n", house::ROUTES)), &[]);
+        let problems = loaded.compile().map(drop).unwrap_err().to_string();
+        assert!(problems.contains(problem), "{records}: {problems}");
+    }
+}
