@@ -5,7 +5,7 @@
 make_venv() {
   local folder root venv stamp
   folder="$(cd "$(dirname "${BASH_SOURCE[1]}")" && pwd)"
-  root="$(cd "$folder/../../.." && pwd)"
+  root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
   venv="$root/target/interop/$(basename "$folder")-venv"
   stamp="$venv/requirements.installed"
   python="$venv/bin/python"

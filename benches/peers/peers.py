@@ -1,0 +1,221 @@
+"""What is compared: each peer as somebody would set it up who knows it, with one worker, and for the same policy: the scope, the
+calling app, and that the resource is the user's for whom the agent acts."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tokens import APP, CLIENT, ISSUER, SCOPE
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def said(*command):
+    """What a program says of its version."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return re.search(r"\d+\.\d+(\.\d+)?", done.stdout + done.stderr).group(0)
+
+
+class Peer:
+    """One of them, in `folder`, where the issuer's keys are. `plain` is the same without any authorization; `has_plain` tells whether it
+    can be that."""
+
+    has_plain = True
+    algorithms = ("RS256", "ES256")
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def command(self, port, upstream, plain):
+        raise NotImplementedError
+
+    def environment(self):
+        return dict(os.environ)
+
+
+class Portcullis(Peer):
+    name = "Portcullis"
+    has_plain = False
+    binary = None
+
+    def version(self):
+        return said(self.binary, "--version")
+
+    def command(self, port, upstream, plain):
+        policies = self.folder / "policies"
+        policies.mkdir(exist_ok=True)
+        for name in ("schema.cedarschema", "users.cedar"):
+            (policies / name).write_text((ROOT / "policies" / name).read_text())
+        (self.folder / "config.yaml").write_text(
+            f"listen: 127.0.0.1:{port}\nadmin: 'unix:{self.folder}/admin.sock'\nupstream: {{ url: 'http://127.0.0.1:{upstream}' }}\n"
+            f"issuers:\n  - cognito_access: {{ issuer: '{ISSUER}', jwks_file: keys.json, client_ids: [{CLIENT}],\n"
+            "      scope_prefix: crossDomainService/, algorithms: [RS256, ES256] }\n"
+            "limits: { connections_per_peer_max: 10000 }\nroutes:\n"
+            "  - { methods: [GET, PUT], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"',\n"
+            "      attributes: { owner: 'User::\"{path.id}\"' } }\n"
+        )
+        return [self.binary, "serve", "--config", str(self.folder / "config.yaml")]
+
+
+def ident(name):
+    return {"ident_expr": {"name": name}}
+
+
+def text(value):
+    return {"const_expr": {"string_value": value}}
+
+
+def call(function, *arguments, target=None):
+    return {"call_expr": {"function": function, "args": list(arguments), **({"target": target} if target else {})}}
+
+
+def claim(*names):
+    """A claim of the token that Envoy has verified."""
+    value = call("_[_]", {"select_expr": {"operand": ident("metadata"), "field": "filter_metadata"}}, text("envoy.filters.http.jwt_authn"))
+    for name in ("token", *names):
+        value = call("_[_]", value, text(name))
+    return value
+
+
+class Envoy(Peer):
+    name = "Envoy, jwt_authn with cache, RBAC with CEL"
+    cache = 10_000
+
+    @property
+    def program(self):
+        return str(Path(sys.executable).with_name("envoy"))
+
+    def version(self):
+        return said(self.program, "--version")
+
+    def command(self, port, upstream, plain):
+        types = "type.googleapis.com/envoy.extensions.filters.http"
+        path = {"select_expr": {"operand": ident("request"), "field": "path"}}
+        owned = call("_==_", path, call("_+_", call("_+_", text("/users/"), claim("onBehalfOf", "sub")), text("/data")))
+        scoped = call("contains", text(SCOPE), target=claim("scope"))
+        called = call("_==_", claim("callerApp"), text(APP))
+        client = call("_==_", claim("client_id"), text(CLIENT))
+        condition = owned
+        for more in (scoped, called, client):
+            condition = call("_&&_", condition, more)
+        filters = [
+            {"name": "jwt", "typed_config": {
+                "@type": f"{types}.jwt_authn.v3.JwtAuthentication",
+                "providers": {"agents": {
+                    "issuer": ISSUER, "local_jwks": {"inline_string": (self.folder / "keys.json").read_text()},
+                    "payload_in_metadata": "token", "jwt_cache_config": {"jwt_cache_size": self.cache}}},
+                "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "agents"}}]}},
+            {"name": "rbac", "typed_config": {
+                "@type": f"{types}.rbac.v3.RBAC",
+                "rules": {"action": "ALLOW", "policies": {"owner": {
+                    "permissions": [{"any": True}], "principals": [{"any": True}], "condition": condition,
+                    "cel_config": {"enable_string_concat": True}}}}}},
+        ]
+        router = {"name": "router", "typed_config": {"@type": f"{types}.router.v3.Router"}}
+        connections = {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "gate", "http_filters": ([] if plain else filters) + [router],
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [
+                {"match": {"prefix": "/"}, "route": {"cluster": "service"}}]}]},
+        }
+        config = {"static_resources": {
+            "listeners": [{"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+                           "filter_chains": [{"filters": [{"name": "http", "typed_config": connections}]}]}],
+            "clusters": [{"name": "service", "type": "STATIC", "load_assignment": {"cluster_name": "service", "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": upstream}}}}]}]}}],
+        }}
+        (self.folder / "envoy.json").write_text(json.dumps(config))
+        return [self.program, "-c", str(self.folder / "envoy.json"), "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"]
+
+
+class HAProxy(Peer):
+    name = "HAProxy, jwt_verify with ACLs"
+    # Of ES256 Debian's version takes signatures in DER alone, which no token has.
+    algorithms = ("RS256",)
+
+    def version(self):
+        return said("haproxy", "-v")
+
+    def command(self, port, upstream, plain):
+        gate = "" if plain else f"""
+    http-request set-var(txn.token) http_auth_bearer
+    http-request set-var(txn.alg) var(txn.token),jwt_header_query('$.alg')
+    http-request deny deny_status 401 unless {{ var(txn.alg) -m str RS256 }}
+    http-request deny deny_status 401 unless {{ var(txn.token),jwt_verify(txn.alg,"{self.folder}/RS256.pem") 1 }}
+    http-request set-var(txn.exp) var(txn.token),jwt_payload_query('$.exp','int')
+    http-request deny deny_status 401 if {{ date(),neg,add(txn.exp) lt 0 }}
+    http-request deny deny_status 401 unless {{ var(txn.token),jwt_payload_query('$.iss') -m str {ISSUER} }}
+    http-request deny deny_status 401 unless {{ var(txn.token),jwt_payload_query('$.client_id') -m str {CLIENT} }}
+    http-request deny unless {{ var(txn.token),jwt_payload_query('$.scope') -m reg (^|\\ ){SCOPE}(\\ |$) }}
+    http-request deny unless {{ var(txn.token),jwt_payload_query('$.callerApp') -m str {APP} }}
+    http-request set-var(txn.user) var(txn.token),jwt_payload_query('$.onBehalfOf.sub')
+    http-request set-var(txn.owned) str(),concat(/users/,txn.user,/data)
+    http-request deny unless {{ path,strcmp(txn.owned) eq 0 }}"""
+        (self.folder / "haproxy.cfg").write_text(f"""global
+    nbthread 1
+    maxconn 4096
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+frontend gate
+    bind 127.0.0.1:{port}{gate}
+    default_backend service
+backend service
+    http-reuse always
+    server one 127.0.0.1:{upstream}
+""")
+        return ["haproxy", "-db", "-f", str(self.folder / "haproxy.cfg")]
+
+
+class Njs(Peer):
+    name = "nginx with njs"
+
+    def version(self):
+        return said("nginx", "-v")
+
+    def environment(self):
+        return {**os.environ, "GATE_FOLDER": str(self.folder)}
+
+    def command(self, port, upstream, plain):
+        (self.folder / "gate.js").write_text((HERE / "gate.js").read_text())
+        gate = "" if plain else "auth_request /gate;"
+        (self.folder / "njs.conf").write_text(f"""load_module modules/ngx_http_js_module.so;
+daemon off; user root; pid {self.folder}/njs.pid; error_log stderr error; worker_processes 1; env GATE_FOLDER;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; js_import gate from {self.folder}/gate.js;
+  upstream service {{ server 127.0.0.1:{upstream}; keepalive 512; }}
+  server {{
+    listen 127.0.0.1:{port};
+    client_max_body_size 2m;
+    location / {{ {gate} proxy_pass http://service; proxy_http_version 1.1; proxy_set_header Connection ""; }}
+    location = /gate {{ internal; js_content gate.check; }}
+  }}
+}}
+""")
+        return ["nginx", "-p", "/usr/share/nginx", "-c", str(self.folder / "njs.conf")]
+
+
+class Express(Peer):
+    name = "Express with aws-jwt-verify and cedar-wasm"
+    home = None
+    node = "node"
+
+    def version(self):
+        return json.loads((HERE / "express" / "package.json").read_text())["dependencies"]["express"]
+
+    def command(self, port, upstream, plain):
+        (self.folder / "one.cedar").write_text((HERE / "one.cedar").read_text())
+        # It finds its packages beside it.
+        program = self.home / "server.js"
+        program.write_text((HERE / "express" / "server.js").read_text())
+        return [self.node, str(program), str(port), f"http://127.0.0.1:{upstream}", str(self.folder), "plain" if plain else "gate"]
+
+
+ALL = (Portcullis, Envoy, HAProxy, Njs, Express)
