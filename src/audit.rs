@@ -103,6 +103,14 @@ pub struct StageTimes {
 }
 
 impl StageTimes {
+    /// The stages, in their order.
+    pub const NAMES: [&str; 4] = ["request", "token", "entities", "policy"];
+
+    /// That of each, in the same order.
+    pub const fn each(self) -> [Option<u64>; Self::NAMES.len()] {
+        [self.request, self.token, self.entities, self.policy]
+    }
+
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }

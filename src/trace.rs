@@ -55,8 +55,8 @@ fn lower(id: u128) -> u64 {
     u64::try_from(id & u128::from(u64::MAX)).unwrap_or_default()
 }
 
-/// The stages of a decision, in their order.
-pub const STAGES: [&str; 4] = ["request", "token", "entities", "policy"];
+/// How many stages a decision has.
+const STAGES: usize = StageTimes::NAMES.len();
 
 /// Where spans go.
 pub trait Spans: Send + Sync + 'static {
@@ -76,7 +76,7 @@ pub struct Trace {
     began: Timestamp,
     arrived: Instant,
     /// When each stage that was passed ended.
-    passed: [Option<Duration>; STAGES.len()],
+    passed: [Option<Duration>; STAGES],
     attempts: Vec<Attempt>,
 }
 
@@ -99,7 +99,7 @@ impl Trace {
     /// A new one, for the decision `id`: its 128 bits, of which 80 are random, name the trace too.
     pub fn begin(tracing: Tracing, id: u128, began: Timestamp, arrived: Instant) -> Self {
         let span = lower(id).max(1);
-        let (passed, attempts) = ([None; STAGES.len()], Vec::new());
+        let (passed, attempts) = ([None; STAGES], Vec::new());
         Self { tracing, trace: id, span, caller: None, sampled: tracing.samples(id), began, arrived, passed, attempts }
     }
 
@@ -128,7 +128,7 @@ impl Trace {
     pub fn goes_to(&mut self, server: &Arc<str>) {
         if self.tracing.exported {
             self.ends_attempt();
-            let span = self.below(STAGES.len().saturating_add(self.attempts.len()));
+            let span = self.below(STAGES.saturating_add(self.attempts.len()));
             let (server, began) = (server.clone(), self.arrived.elapsed());
             self.attempts.push(Attempt { span, server, began, ended: None, status: None });
         }

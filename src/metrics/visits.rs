@@ -20,8 +20,8 @@ const USUAL: &str = "upstream";
 pub(super) struct Visits {
     requests: IntCounterVec,
     decisions: HistogramVec,
-    /// In the order of their stages.
-    stages: [Histogram; 4],
+    /// In the order of [`StageTimes::NAMES`].
+    stages: [Histogram; StageTimes::NAMES.len()],
     upstreams: HistogramVec,
 }
 
@@ -45,7 +45,7 @@ impl Visits {
             "From sending a request on to the head of the answer.",
             "upstream",
         )?;
-        let stages = ["request", "token", "entities", "policy"].map(|stage| stages.with_label_values(&[stage]));
+        let stages = StageTimes::NAMES.map(|stage| stages.with_label_values(&[stage]));
         Ok(Self { requests, decisions, stages, upstreams })
     }
 
@@ -55,8 +55,7 @@ impl Visits {
         if visit.decision != Outcome::Abandoned {
             self.decisions.with_label_values(&[route]).observe(seconds(visit.decision_us));
         }
-        let StageTimes { request, token, entities, policy } = visit.stages_us;
-        for (stage, took) in self.stages.iter().zip([request, token, entities, policy]) {
+        for (stage, took) in self.stages.iter().zip(visit.stages_us.each()) {
             if let Some(took) = took {
                 stage.observe(seconds(took));
             }

@@ -10,8 +10,8 @@ use opentelemetry_proto::tonic::{
 
 use super::said::{number, said, several, text};
 use crate::{
-    audit::{Outcome, Record},
-    trace::{Attempt, STAGES, Trace},
+    audit::{Outcome, Record, StageTimes},
+    trace::{Attempt, Trace},
 };
 
 /// The methods that conventions know.
@@ -130,7 +130,7 @@ fn stages(trace: &Trace, record: &Record) -> Vec<Span> {
     let decided = Duration::from_micros(record.decision_us);
     let mut began = Duration::ZERO;
     let mut spans = Vec::new();
-    for (number, name) in STAGES.iter().enumerate() {
+    for (number, name) in StageTimes::NAMES.iter().enumerate() {
         let passed = trace.passed().nth(number);
         let ended = passed.unwrap_or(decided).max(began);
         if record.decision == Outcome::Abandoned && passed.is_none() {
