@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use crate::{
+    assertion,
     house::{self, House, ROUTES},
     readers::{Message, strict},
     wire::{self, Answer},
@@ -369,4 +370,19 @@ async fn no_attack_succeeds_because_it_asks_for_an_upgrade() {
         count += 1;
     }
     assert!(count > 30 && house.service.received() == 0, "{count}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assertion_of_the_body_keeps_no_tunnel_shut() {
+    let (upstream, got) = upstream(SWITCHES).await;
+    let loaded = House::load(Some(&assertion::config("binds: [method, target, body]")), &assertion::keys());
+    let house = House::before(loaded, &format!("http://{upstream}")).await;
+    let mut stream = TcpStream::connect(house.app.address()).await.unwrap();
+    stream.write_all(request(ASKS).as_bytes()).await.unwrap();
+    assert_eq!(answer(&mut stream).await.status, 101);
+    assert_eq!(requests(&got)[0].all("x-portcullis-assertion").len(), 1);
+    for part in [&b"ping"[..], b"\x81\x00\xff"] {
+        stream.write_all(part).await.unwrap();
+        assert_eq!(next(&mut stream).await, part.to_ascii_uppercase());
+    }
 }
