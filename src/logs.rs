@@ -87,6 +87,8 @@ pub fn install(config: &LogConfig, environment: Option<Levels>) {
     let lines = lines(config.format, io::stderr);
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(chosen).with_filter(ours));
     if subscriber.try_init().is_ok() {
+        // Libraries that log another way are not even heard below that: pingora tells of each request in dozens of lines.
+        log::set_max_level(log::LevelFilter::Warn);
         let _ = INSTALLED.set(Logs { handle, said: Mutex::new(said) });
     }
 }

@@ -3,21 +3,21 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{RequestError, syntax};
+use super::{RequestError, syntax::RawHead};
 
 /// Checks the raw head `wire`, of which `headers` are the parsed fields and `target` the parsed target.
 ///
 /// # Errors
-/// Those of [`syntax::check`]. [`RequestError::AmbiguousPath`] when the target on the wire is not, byte for byte, the one that
+/// Those of [`RawHead::parse`]. [`RequestError::AmbiguousPath`] when the target on the wire is not, byte for byte, the one that
 /// was parsed. [`RequestError::FramingConflict`] for `Content-Length` that is not plain digits or stands beside
 /// `Transfer-Encoding` (RFC 9112 section 6.1), and any transfer coding but `chunked`.
 pub fn check(wire: &[u8], target: &[u8], headers: &HeaderMap) -> Result<(), RequestError> {
-    syntax::check(wire)?;
-    let coded = has_field(wire, b"transfer-encoding");
-    if coded && has_field(wire, b"content-length") {
+    let wire = RawHead::parse(wire)?;
+    let coded = wire.field("transfer-encoding").is_some();
+    if coded && wire.field("content-length").is_some() {
         return Err(RequestError::FramingConflict);
     }
-    if target_on(wire) != Some(target) {
+    if wire.target() != target {
         return Err(RequestError::AmbiguousPath);
     }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
@@ -41,32 +41,6 @@ pub fn check(wire: &[u8], target: &[u8], headers: &HeaderMap) -> Result<(), Requ
 pub fn check_values(headers: &HeaderMap) -> Result<(), RequestError> {
     let is_bare = |value: &HeaderValue| value.as_bytes().trim_ascii().len() == value.len();
     if headers.values().all(is_bare) { Ok(()) } else { Err(RequestError::FramingConflict) }
-}
-
-/// The second of exactly three words of the request line (RFC 9112 section 3).
-fn target_on(wire: &[u8]) -> Option<&[u8]> {
-    let mut words = wire.split(|&byte| byte == b'\r').next()?.split(|&byte| byte == b' ');
-    match (words.next(), words.next(), words.next(), words.next()) {
-        (Some(_), Some(target), Some(_), None) => Some(target),
-        _ => None,
-    }
-}
-
-/// The values of the fields of this name in a raw head.
-pub fn fields<'a>(wire: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    wire.split(|&byte| byte == b'\n').filter_map(move |line| {
-        let (found, value) = line.split_at_checked(name.len())?;
-        value.strip_prefix(b":").filter(|_| found.eq_ignore_ascii_case(name)).map(<[u8]>::trim_ascii)
-    })
-}
-
-/// The first of them.
-pub fn field<'a>(wire: &'a [u8], name: &'a [u8]) -> Option<&'a [u8]> {
-    fields(wire, name).next()
-}
-
-fn has_field(wire: &[u8], name: &[u8]) -> bool {
-    field(wire, name).is_some()
 }
 
 #[cfg(test)]

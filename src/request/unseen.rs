@@ -3,7 +3,7 @@
 
 use http::uri::Authority;
 
-use super::{RequestError, framing::fields};
+use super::{RequestError, syntax::RawHead};
 
 /// Checks `head`.
 ///
@@ -11,24 +11,20 @@ use super::{RequestError, framing::fields};
 /// [`RequestError::MethodRefused`] for `CONNECT`; [`RequestError::AmbiguousPath`] for a target that is no path;
 /// [`RequestError::HeaderRepeated`] for two of `Host` or `Content-Length`; [`RequestError::HostInvalid`] for one that names no host;
 /// [`RequestError::FramingConflict`] for a length that is no number, and for a transfer coding in HTTP/1.0 (RFC 9112 section 6.1).
-pub fn check(head: &[u8]) -> Result<(), RequestError> {
-    let head = head.trim_ascii_start();
-    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
-    let mut words = line.split(|byte| *byte == b' ');
-    let (method, target, version) = (words.next(), words.next(), words.next());
-    if method == Some(b"CONNECT") {
+pub fn check(head: &RawHead<'_>) -> Result<(), RequestError> {
+    if head.method() == b"CONNECT" {
         return Err(RequestError::MethodRefused);
     }
-    if !target.is_some_and(|target| target.starts_with(b"/")) {
+    if !head.target().starts_with(b"/") {
         return Err(RequestError::AmbiguousPath);
     }
-    if only(head, b"host")?.is_some_and(|host| authority(host).is_none()) {
+    if head.only("host")?.is_some_and(|host| authority(host).is_none()) {
         return Err(RequestError::HostInvalid);
     }
-    let length = only(head, b"content-length")?;
+    let length = head.only("content-length")?;
     let is_number = |text: &[u8]| text.iter().all(u8::is_ascii_digit) && (1..=LENGTH_DIGITS_MAX).contains(&text.len());
-    let is_coded = fields(head, b"transfer-encoding").next().is_some();
-    if !length.is_none_or(is_number) || (is_coded && version == Some(b"HTTP/1.0")) {
+    let is_coded = head.field("transfer-encoding").is_some();
+    if !length.is_none_or(is_number) || (is_coded && head.is_http10()) {
         return Err(RequestError::FramingConflict);
     }
     Ok(())
@@ -42,12 +38,4 @@ pub fn authority(host: &[u8]) -> Option<Authority> {
     let authority = Authority::try_from(host).ok()?;
     let is_bare = !authority.as_str().contains('@') && !authority.host().trim_end_matches('.').is_empty();
     is_bare.then_some(authority)
-}
-
-fn only<'a>(head: &'a [u8], name: &'a [u8]) -> Result<Option<&'a [u8]>, RequestError> {
-    let mut all = fields(head, name);
-    match (all.next(), all.next()) {
-        (first, None) => Ok(first),
-        _ => Err(RequestError::HeaderRepeated),
-    }
 }

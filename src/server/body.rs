@@ -9,9 +9,13 @@ use std::{
 };
 
 use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 
-use crate::request::{RequestError, chunks::Chunks, framing, syntax, unseen};
+use crate::request::{RequestError, chunks::Chunks, syntax::RawHead, unseen};
+
+/// How much is gathered before it is sent, in bytes: about what a packet takes. The head of an answer and a short body are sent
+/// as one.
+const GATHERED_BYTES: usize = 1460;
 
 /// The body that is under way on a connection.
 #[derive(Clone, Debug, Default)]
@@ -24,13 +28,14 @@ impl Body {
     /// [`RequestError`] where that is no head to the letter, no beginning of chunks where it should be, or what a client sends
     /// in another protocol before that has been agreed to.
     pub fn begin(&self, bytes: &[u8]) -> Result<(), RequestError> {
-        let (head, more) = bytes.split_at_checked(syntax::check(bytes)?).unwrap_or((bytes, b""));
-        unseen::check(head)?;
-        let protocol = framing::field(head, b"upgrade");
+        let head = RawHead::parse(bytes)?;
+        unseen::check(&head)?;
+        let more = bytes.get(head.bytes()..).unwrap_or_default();
+        let protocol = head.field("upgrade");
         if !more.is_empty() && protocol.is_some_and(|it| it.eq_ignore_ascii_case(b"websocket")) {
             return Err(RequestError::UpgradeUnclear);
         }
-        let coding = framing::field(head, b"transfer-encoding");
+        let coding = head.field("transfer-encoding");
         if coding.is_some_and(|it| !it.eq_ignore_ascii_case(b"chunked")) {
             return Err(RequestError::FramingConflict);
         }
@@ -42,18 +47,22 @@ impl Body {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pass(bytes)
     }
 
-    /// What is read of `socket`, looked at on its way.
+    /// What is read of `socket`, looked at on its way; what is written is gathered until it is flushed.
     pub fn over<S>(&self, socket: S) -> VirtualSocketStream
     where
         S: AsyncRead + AsyncWrite + std::fmt::Debug + Unpin + Send + Sync + 'static,
     {
-        VirtualSocketStream::new(Box::new(Watched { socket, body: self.clone() }))
+        VirtualSocketStream::new(Box::new(Watched { socket: gathering(socket), body: self.clone() }))
     }
+}
+
+fn gathering<S: AsyncWrite>(socket: S) -> BufWriter<S> {
+    BufWriter::with_capacity(GATHERED_BYTES, socket)
 }
 
 #[derive(Debug)]
 struct Watched<S> {
-    socket: S,
+    socket: BufWriter<S>,
     body: Body,
 }
 
@@ -64,7 +73,7 @@ impl<S: AsyncRead + AsyncWrite + std::fmt::Debug + Unpin + Send + Sync> VirtualS
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -88,5 +97,47 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().socket).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Notes each write.
+    #[derive(Debug, Default)]
+    struct Noting(Vec<Vec<u8>>);
+
+    impl AsyncRead for Noting {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Noting {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.get_mut().0.push(bytes.to_vec());
+            Poll::Ready(Ok(bytes.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_and_a_short_body_are_sent_as_one_and_nothing_waits_once_it_is_flushed() {
+        let mut watched = Watched { socket: gathering(Noting::default()), body: Body::default() };
+        watched.write_all(b"head").await.unwrap();
+        watched.write_all(b"body").await.unwrap();
+        assert_eq!(watched.socket.get_ref().0, Vec::<Vec<u8>>::new());
+        watched.flush().await.unwrap();
+        let large = vec![b'a'; 2 * GATHERED_BYTES];
+        watched.write_all(&large).await.unwrap();
+        assert_eq!(watched.socket.get_ref().0, [b"headbody".to_vec(), large]);
     }
 }

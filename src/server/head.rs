@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use memchr::memchr_iter;
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     time::timeout,
@@ -85,7 +86,10 @@ pub async fn finish(
 /// Whether an empty line stands in `head`. A line feed alone ends a line here, as it does for the library; the gate
 /// refuses it later.
 fn ends(head: &[u8]) -> bool {
-    head.windows(2).any(|pair| pair == b"\n\n") || head.windows(3).any(|three| three == b"\n\r\n")
+    memchr_iter(b'\n', head).any(|feed| {
+        let after = head.get(feed.saturating_add(1)..).unwrap_or_default();
+        after.starts_with(b"\n") || after.starts_with(b"\r\n")
+    })
 }
 
 #[cfg(test)]

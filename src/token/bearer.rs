@@ -85,7 +85,9 @@ impl Scheme {
 impl<'a> RawToken<'a> {
     /// A token that somebody else took from where it stood; `None` when it is too long or not visible ASCII.
     pub fn parse(token: &'a [u8]) -> Option<Self> {
-        let sound = token.len() <= TOKEN_BYTES_MAX && token.iter().all(u8::is_ascii_graphic);
+        // Each byte is looked at, whatever the one before it is, so that many are at once.
+        let sound =
+            token.len() <= TOKEN_BYTES_MAX && token.iter().fold(true, |sound, byte| sound & byte.is_ascii_graphic());
         std::str::from_utf8(token).ok().filter(|token| sound && !token.is_empty()).map(Self)
     }
 
