@@ -333,7 +333,7 @@ fn ended(mut visit: Visit, result: Result<Admission, Refusal>, call: Call, kept:
     };
     let refusal = result.as_ref().err();
     let challenge = refusal.and_then(|refusal| visit.challenge(refusal));
-    let problem = refusal.map(|refusal| refusal.problem(visit.decision_id()));
+    let problem = refusal.and_then(|refusal| serde_json::to_value(refusal.problem(visit.decision_id())).ok());
     let explanation = visit.explain();
     let question = visit.question().and_then(|question| question.recorded(&Recording::default()));
     drop(visit);

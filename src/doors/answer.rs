@@ -25,7 +25,7 @@ pub(super) fn is_interim(status: StatusCode) -> bool {
 
 /// Answers with a refusal. A request body that was not read closes the connection, which pingora sees to.
 pub(super) async fn answer(session: &mut Session, refusal: &Refusal, visit: &Visit) -> Result<()> {
-    let body = Bytes::from(refusal.problem(visit.decision_id()).to_string());
+    let body = Bytes::from(refusal.problem(visit.decision_id()).to_json());
     let mut response = ResponseHeader::build(refusal.status(), Some(8))?;
     response.insert_header(header::CONTENT_TYPE, "application/problem+json")?;
     response.insert_header(header::CONTENT_LENGTH, body.len())?;

@@ -7,6 +7,7 @@ mod challenge;
 mod every;
 mod faults;
 mod grpc;
+mod problem;
 mod refused;
 mod stage;
 
@@ -18,6 +19,7 @@ pub use self::{
     challenge::{Challenge, Offered},
     faults::{ClientError, UpstreamError},
     grpc::{GRPC, is_grpc},
+    problem::Problem,
     refused::Refused,
     stage::Stage,
 };
@@ -182,32 +184,6 @@ impl Refusal {
             Self::Denied(denied) => denied.nearest_miss.as_deref(),
             _ => None,
         }
-    }
-
-    /// The body: a problem document (RFC 9457) in JSON.
-    pub fn problem(&self, decision_id: &str) -> serde_json::Value {
-        let status = self.status();
-        let said = |word: fn(&PolicyNote) -> &Option<String>| self.author().and_then(|note| word(note).as_deref());
-        let mut problem = serde_json::json!({
-            "type": format!("urn:portcullis:refusal:{}", self.public_code()),
-            "title": status.canonical_reason().unwrap_or_default(),
-            "status": status.as_u16(),
-            "decision_id": decision_id,
-        });
-        let members = [
-            ("detail", said(|note| &note.reason)),
-            ("advice", said(|note| &note.advice)),
-            ("required_scope", said(|note| &note.required_scope)),
-            ("step_up", said(|note| &note.step_up)),
-            ("consent_uri", self.consent_uri()),
-            ("nearest_miss", self.nearest_miss()),
-        ];
-        for (name, words) in members {
-            if let (Some(words), Some(problem)) = (words, problem.as_object_mut()) {
-                problem.insert(name.into(), words.into());
-            }
-        }
-        problem
     }
 }
 

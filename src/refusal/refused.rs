@@ -17,7 +17,7 @@ impl Refused {
 
     /// The whole answer in HTTP/1.1, closing the connection.
     pub fn http1(&self) -> String {
-        let (status, body) = (self.refusal.status(), self.refusal.problem(&self.decision_id).to_string());
+        let (status, body) = (self.refusal.status(), self.refusal.problem(&self.decision_id).to_json());
         let retry = self
             .refusal
             .retry_after()
