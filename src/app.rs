@@ -183,7 +183,8 @@ impl App {
             token: admin_token.clone(),
         };
         let admin = admin::start(operators, state);
-        let listener = Listener::start(places, ProxyDoor::new(gate.clone(), upkeep.clone()), servers, metrics);
+        let door = ProxyDoor::new(gate.clone(), upkeep.clone());
+        let listener = Listener::start(places, door, gate.clone(), servers, metrics);
         let snapshot = current.load();
         tokio::join!(snapshot.issuers().first_attempts(), upkeep.keep(snapshot.pools()));
         let drain = ArcSwap::from_pointee(servers.drain);

@@ -20,7 +20,6 @@ use crate::{
         answer::{answer, answer_page, answer_preflight, final_response, is_interim, tell_pages},
         attempts::Attempts,
         caller::Caller,
-        dial,
         failure::refusal_of,
         incoming::{as_in_http1, head, is_upgrade, left, named},
         pace::Pace,
@@ -74,11 +73,6 @@ impl Drop for Passage {
 }
 
 impl ProxyDoor {
-    /// Whom it asks.
-    pub const fn gate(&self) -> &Gate {
-        &self.gate
-    }
-
     /// A door that asks `gate`, and forwards where that says, to what `upkeep` looks after.
     pub const fn new(gate: Gate, upkeep: Upkeep) -> Self {
         Self { gate, upkeep }
@@ -173,7 +167,7 @@ impl ProxyHttp for ProxyDoor {
         let server = turn.map_err(|error| Error::because(ConnectNoRoute, "choosing a server", error))?.server();
         visit.goes_to(server.name(), retries);
         let tunnel = is_upgrade(session).then(|| visit.limits().tunnel_idle);
-        dial::peer(obligations.pool(), server.address(), &self.upkeep.trusts, tunnel)
+        self.upkeep.peer(obligations.pool(), server.address(), tunnel)
     }
 
     /// Nothing of the request was sent: it may be tried at another server, whatever it is.

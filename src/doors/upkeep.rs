@@ -9,9 +9,10 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use pingora_core::upstreams::peer::HttpPeer;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{probe::Question, trust::Trusts};
+use super::{dial, probe::Question, trust::Trusts};
 use crate::{
     base::address::Address,
     forward::{Pool, Pools, address::Location},
@@ -29,10 +30,23 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Looks after the upstreams of a gate.
 #[derive(Clone, Debug, Default)]
 pub struct Upkeep {
-    pub(super) trusts: Trusts,
+    trusts: Trusts,
 }
 
 impl Upkeep {
+    /// The server of `pool` at `address`. Where the request may open a `tunnel`, the server may be silent in it for so long.
+    ///
+    /// # Errors
+    /// What is wrong with what TLS to it takes.
+    pub fn peer(
+        &self,
+        pool: &Arc<Pool>,
+        address: &Address,
+        tunnel: Option<Duration>,
+    ) -> pingora_core::Result<Box<HttpPeer>> {
+        dial::peer(pool, address, &self.trusts, tunnel)
+    }
+
     /// Looks after those of `pools` that nobody does yet, for as long as they are there. When this returns their names were
     /// looked up, and their servers asked, once.
     pub async fn keep(&self, pools: &Pools) {

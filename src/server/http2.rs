@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     crowd::Counted,
     leave::leave,
-    listener::{Desk, IDLE_MAX, LINGER},
+    listener::{Desk, Door, IDLE_MAX, LINGER},
     stall::Impatient,
     tls::Handshake,
 };
@@ -68,17 +68,17 @@ pub(super) struct Client {
 }
 
 /// A connection at work.
-struct Line {
-    desk: Arc<Desk>,
+struct Line<D> {
+    desk: Arc<Desk<D>>,
     client: Client,
     /// How many streams are served.
     open: watch::Sender<usize>,
 }
 
 /// A stream that is served.
-struct Served(Arc<Line>);
+struct Served<D>(Arc<Line<D>>);
 
-impl Drop for Served {
+impl<D> Drop for Served<D> {
     fn drop(&mut self) {
         self.0.open.send_modify(|open| *open = open.saturating_sub(1));
     }
@@ -96,7 +96,7 @@ enum Event {
     End,
 }
 
-impl Line {
+impl<D: Door> Line<D> {
     /// What the client does next. The connection is kept going, but no request is taken while as many are served as may be:
     /// those that a client has reset may still be.
     async fn next(&self, connection: &mut Connection<Stream, Bytes>, digest: &Arc<Digest>) -> Event {
@@ -140,8 +140,8 @@ impl Line {
 
 /// Serves one connection, stream by stream, until it ends, is idle for long, or `stopped` or `handshake` says that it must end:
 /// then the client is told so, and what is under way is finished.
-pub(super) async fn serve(
-    desk: Arc<Desk>,
+pub(super) async fn serve<D: Door>(
+    desk: Arc<Desk<D>>,
     stream: L4Stream,
     client: Client,
     mut stopped: watch::Receiver<bool>,

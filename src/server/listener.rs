@@ -7,7 +7,7 @@ use pingora_core::{
     protocols::{http::ServerSession, l4::stream::Stream as L4Stream},
     server::configuration::ServerConf,
 };
-use pingora_proxy::{HttpProxy, http_proxy};
+use pingora_proxy::{HttpProxy, ProxyHttp, http_proxy};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -28,10 +28,7 @@ use super::{
 };
 use crate::{
     config::Servers,
-    doors::{
-        caller::Caller,
-        proxy::{ATTEMPTS_MAX, ProxyDoor},
-    },
+    doors::{caller::Caller, proxy::ATTEMPTS_MAX},
     metrics::Metrics,
     pipeline::Gate,
     refusal::{Refusal, Refused},
@@ -75,9 +72,14 @@ pub struct Way {
     pub proxied: bool,
 }
 
+/// What requests are served by.
+pub trait Door: ProxyHttp<CTX: Send + Sync> + Send + Sync + 'static {}
+
+impl<D: ProxyHttp<CTX: Send + Sync> + Send + Sync + 'static> Door for D {}
+
 /// What serving a connection takes.
-pub(super) struct Desk {
-    pub(super) proxy: Arc<HttpProxy<ProxyDoor>>,
+pub(super) struct Desk<D> {
+    pub(super) proxy: Arc<HttpProxy<D>>,
     pub(super) gate: Gate,
     /// How many requests are served at once on a connection in HTTP/2.
     pub(super) streams_max: usize,
@@ -106,7 +108,7 @@ enum Version {
     Told,
 }
 
-impl Desk {
+impl<D> Desk<D> {
     pub(super) fn limits(&self) -> HeadLimits {
         let limits = self.gate.limits();
         HeadLimits { bytes_max: limits.head_bytes_max, duration_max: limits.client_timeout, idle_max: IDLE_MAX }
@@ -204,8 +206,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Opens `door` at `places` as `servers` say.
-    pub fn start(places: Vec<Place>, door: ProxyDoor, servers: &Servers, metrics: Arc<Metrics>) -> Self {
+    /// Opens `door` at `places` as `servers` say. Connections and heads that do not reach it are refused by `gate`.
+    pub fn start<D: Door>(places: Vec<Place>, door: D, gate: Gate, servers: &Servers, metrics: Arc<Metrics>) -> Self {
         for code in REFUSALS.map(|refusal| refusal.code()) {
             metrics.connections_refused(code).inc_by(0);
         }
@@ -214,7 +216,6 @@ impl Listener {
             upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX,
             ..ServerConf::default()
         };
-        let gate = door.gate().clone();
         let proxy = Arc::new(http_proxy(&Arc::new(configuration), door));
         let (tracker, cut_off) = (TaskTracker::new(), CancellationToken::new());
         let (stop, stopped) = watch::channel(false);
@@ -254,7 +255,7 @@ impl Listener {
 }
 
 /// Accepts connections at `place` until `stopped` says no more.
-async fn accept(place: Place, desk: Arc<Desk>, mut stopped: watch::Receiver<bool>) {
+async fn accept<D: Door>(place: Place, desk: Arc<Desk<D>>, mut stopped: watch::Receiver<bool>) {
     let Place { listening, way } = place;
     let shutdown = stopped.clone();
     let mut backlog = BACKLOG;
@@ -284,12 +285,12 @@ async fn accept(place: Place, desk: Arc<Desk>, mut stopped: watch::Receiver<bool
 }
 
 /// Serves one connection.
-async fn serve(
+async fn serve<D: Door>(
     socket: Socket,
     peer: Option<SocketAddr>,
     way: Way,
     place: OwnedSemaphorePermit,
-    desk: Arc<Desk>,
+    desk: Arc<Desk<D>>,
     stopped: watch::Receiver<bool>,
 ) {
     let (mut handshake, body) = (way.tls.handshake(), Body::default());
@@ -311,8 +312,8 @@ async fn serve(
 
 /// Serves one connection, request by request. Each head is read here before the proxy parses it. Where the first begins
 /// HTTP/2 instead, the connection is given back with it.
-async fn serve_http1(
-    desk: &Desk,
+async fn serve_http1<D: Door>(
+    desk: &Desk<D>,
     mut stream: L4Stream,
     body: &Body,
     client: &Client,
