@@ -11,7 +11,7 @@ TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python
 # What Helm's templates are made of, in Go.
 TEST_NEEDS += go:golang-go gocode/github.com/Masterminds/sprig:golang-github-masterminds-sprig-dev gocode/github.com/ghodss/yaml:golang-github-ghodss-yaml-dev gocode/github.com/xeipuuv/gojsonschema:golang-github-xeipuuv-gojsonschema-dev
 
-.PHONY: demo test build bench bench-peers lint unit interop image audit fuzz needs-build needs-test
+.PHONY: demo test build bench bench-micro lint unit interop image audit fuzz needs-build needs-test
 
 demo: build
 	$(RELEASE) demo --config config.yaml
@@ -63,13 +63,16 @@ image: build
 fuzz: needs-build
 	bash .ci/fuzz
 
-bench: needs-build
-	$(CARGO) bench --locked
-
-# What a request costs beside others that would do the same. OPTIONS as benches/peers/run.sh tells them.
-bench-peers: build needs-test
+# What a request costs the gate beside what it stands on and what would stand in its place, as it grows, and under attack; writes
+# docs/benchmarks.md. A quarter of an hour; OPTIONS as benches/peers/run.sh tells them, such as "--rounds 9 --seconds 3".
+bench: build needs-test
 	@bash .ci/needs haproxy:haproxy nginx-js:libnginx-mod-http-js
-	bash benches/peers/run.sh $(RELEASE) $(OPTIONS)
+	$(CARGO) build --release --locked --package floor
+	bash benches/peers/run.sh $(RELEASE) $(dir $(RELEASE))floor --docs $(OPTIONS)
+
+# What the parts of a request cost.
+bench-micro: needs-build
+	$(CARGO) bench --locked
 
 needs-build:
 	@bash .ci/needs $(BUILD_NEEDS)

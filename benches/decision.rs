@@ -1,5 +1,5 @@
 //! What a request costs inside the house: verifying a token the first and every further time, and the whole walk.
-//! `make bench`; figures are per call on one thread.
+//! `make bench-micro`; figures are per call on one thread.
 
 use std::{
     pin::pin,

@@ -21,16 +21,16 @@ def said(*command):
 
 
 class Peer:
-    """One of them, in `folder`, where the issuer's keys are. `plain` is the same without any authorization; `has_plain` tells whether it
-    can be that."""
+    """One of them, in `folder`, where the issuer's keys are. `gates` tells whether it can decide, `plain` whether it can do without;
+    a rival is one that could stand in the gate's place."""
 
-    has_plain = True
+    gates = plain = rival = True
     algorithms = ("RS256", "ES256")
 
     def __init__(self, folder):
         self.folder = folder
 
-    def command(self, port, upstream, plain):
+    def command(self, port, upstream, plain=False):
         raise NotImplementedError
 
     def environment(self):
@@ -39,26 +39,63 @@ class Peer:
 
 class Portcullis(Peer):
     name = "Portcullis"
-    has_plain = False
+    plain = rival = False
     binary = None
+    # What a configuration says more, for those that are to be larger.
+    issuers = routes = more = policies = named = user_prefix = ""
+    keys = "jwks_file: keys.json"
+    settings = "limits: { connections_per_peer_max: 10000 }\n"
 
     def version(self):
         return said(self.binary, "--version")
 
-    def command(self, port, upstream, plain):
+    def schema(self):
+        return (ROOT / "policies" / "schema.cedarschema").read_text()
+
+    def configure(self, port, upstream):
         policies = self.folder / "policies"
         policies.mkdir(exist_ok=True)
-        for name in ("schema.cedarschema", "users.cedar"):
-            (policies / name).write_text((ROOT / "policies" / name).read_text())
-        (self.folder / "config.yaml").write_text(
+        (policies / "schema.cedarschema").write_text(self.schema())
+        (policies / "users.cedar").write_text((ROOT / "policies" / "users.cedar").read_text() + self.policies)
+        config = self.folder / "config.yaml"
+        config.write_text(
             f"listen: 127.0.0.1:{port}\nadmin: 'unix:{self.folder}/admin.sock'\nupstream: {{ url: 'http://127.0.0.1:{upstream}' }}\n"
-            f"issuers:\n  - cognito_access: {{ issuer: '{ISSUER}', jwks_file: keys.json, client_ids: [{CLIENT}],\n"
-            "      scope_prefix: crossDomainService/, algorithms: [RS256, ES256] }\n"
-            "limits: { connections_per_peer_max: 10000 }\nroutes:\n"
+            f"issuers:\n  - cognito_access: {{ issuer: '{ISSUER}', {self.keys}, client_ids: [{CLIENT}],\n"
+            f"      scope_prefix: crossDomainService/, algorithms: [RS256, ES256]{self.named} }}\n{self.issuers}{self.settings}routes:\n"
             "  - { methods: [GET, PUT], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"',\n"
-            "      attributes: { owner: 'User::\"{path.id}\"' } }\n"
+            f"      attributes: {{ owner: 'User::\"{self.user_prefix}{{path.id}}\"' }} }}\n{self.routes}{self.more}"
         )
-        return [self.binary, "serve", "--config", str(self.folder / "config.yaml")]
+        return str(config)
+
+    def command(self, port, upstream, plain=False):
+        return [self.binary, "serve", "--config", self.configure(port, upstream)]
+
+
+class Asking(Portcullis):
+    """With a policy that reads what each request may say anew, so that no decision can be one that was made before."""
+
+    name = "Portcullis, with a policy that reads a header"
+    policies = '@id("asks") forbid (principal, action, resource) when { context.request.headers.tier.contains("none") };\n'
+
+    def schema(self):
+        return super().schema().replace("    consent?: Consent,", "    consent?: Consent,\n    request: { headers: { tier: Set<String> } },")
+
+
+class Floor(Portcullis):
+    """What the gate stands on, without the gate."""
+
+    name = "its listener and forwarding, without a gate"
+    gates, plain = False, True
+    floor = None
+    options = ()
+
+    def command(self, port, upstream, plain=True):
+        return [self.floor, *self.options, self.configure(port, upstream)]
+
+
+class Stock(Floor):
+    name = "pingora alone"
+    options = ("--stock",)
 
 
 def ident(name):
@@ -92,7 +129,7 @@ class Envoy(Peer):
     def version(self):
         return said(self.program, "--version")
 
-    def command(self, port, upstream, plain):
+    def command(self, port, upstream, plain=False):
         types = "type.googleapis.com/envoy.extensions.filters.http"
         path = {"select_expr": {"operand": ident("request"), "field": "path"}}
         owned = call("_==_", path, call("_+_", call("_+_", text("/users/"), claim("onBehalfOf", "sub")), text("/data")))
@@ -140,7 +177,7 @@ class HAProxy(Peer):
     def version(self):
         return said("haproxy", "-v")
 
-    def command(self, port, upstream, plain):
+    def command(self, port, upstream, plain=False):
         gate = "" if plain else f"""
     http-request set-var(txn.token) http_auth_bearer
     http-request set-var(txn.alg) var(txn.token),jwt_header_query('$.alg')
@@ -157,7 +194,7 @@ class HAProxy(Peer):
     http-request deny unless {{ path,strcmp(txn.owned) eq 0 }}"""
         (self.folder / "haproxy.cfg").write_text(f"""global
     nbthread 1
-    maxconn 4096
+    maxconn 8192
 defaults
     mode http
     timeout connect 5s
@@ -182,7 +219,7 @@ class Njs(Peer):
     def environment(self):
         return {**os.environ, "GATE_FOLDER": str(self.folder)}
 
-    def command(self, port, upstream, plain):
+    def command(self, port, upstream, plain=False):
         (self.folder / "gate.js").write_text((HERE / "gate.js").read_text())
         gate = "" if plain else "auth_request /gate;"
         (self.folder / "njs.conf").write_text(f"""load_module modules/ngx_http_js_module.so;
@@ -210,7 +247,7 @@ class Express(Peer):
     def version(self):
         return json.loads((HERE / "express" / "package.json").read_text())["dependencies"]["express"]
 
-    def command(self, port, upstream, plain):
+    def command(self, port, upstream, plain=False):
         (self.folder / "one.cedar").write_text((HERE / "one.cedar").read_text())
         # It finds its packages beside it.
         program = self.home / "server.js"
@@ -218,4 +255,25 @@ class Express(Peer):
         return [self.node, str(program), str(port), f"http://127.0.0.1:{upstream}", str(self.folder), "plain" if plain else "gate"]
 
 
-ALL = (Portcullis, Envoy, HAProxy, Njs, Express)
+class AgentGateway(Peer):
+    """By the path of its binary alone."""
+
+    name = "agentgateway, jwtAuth with CEL"
+    binary = None
+
+    def version(self):
+        return said(self.binary, "--version")
+
+    def command(self, port, upstream, plain=False):
+        rules = [f"jwt.client_id == '{CLIENT}' && jwt.callerApp == '{APP}' && '{SCOPE}' in jwt.scope.split(' ') && "
+                 "request.path == '/users/' + jwt.onBehalfOf.sub + '/data'"]
+        policies = {"jwtAuth": {"mode": "strict", "issuer": ISSUER, "jwks": {"file": str(self.folder / "keys.json")}},
+                    "authorization": {"rules": rules}}
+        route = {"backends": [{"host": f"127.0.0.1:{upstream}"}], **({} if plain else {"policies": policies})}
+        ports = {f"{name}Addr": "127.0.0.1:0" for name in ("admin", "stats", "readiness")}
+        config = {"config": ports, "binds": [{"port": port, "listeners": [{"routes": [route]}]}]}
+        (self.folder / "agentgateway.json").write_text(json.dumps(config))
+        return [self.binary, "-f", str(self.folder / "agentgateway.json")]
+
+
+ALL = (Portcullis, Asking, Floor, Stock, Envoy, HAProxy, Njs, Express, AgentGateway)

@@ -34,7 +34,7 @@ class Issuer:
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
             (folder / f"{name}.pem").write_bytes(pem)
 
-    def token(self, algorithm="RS256", serial=0, **over):
+    def token(self, algorithm="RS256", serial=0, kid=None, **over):
         now = int(time.time())
         claims = {
             "sub": CLIENT, "iss": ISSUER, "version": 2, "client_id": CLIENT,
@@ -42,7 +42,7 @@ class Issuer:
             "callerApp": APP, "token_use": "access", "scope": f"{SCOPE} userData/read",
             "auth_time": now, "iat": now, "exp": now + 7200, "jti": f"aaaaaaaa-bbbb-cccc-dddd-{serial:012}", **over,
         }
-        return jwt.encode(claims, self.keys[algorithm], algorithm, headers={"kid": algorithm})
+        return jwt.encode(claims, self.keys[algorithm], algorithm, headers={"kid": kid or algorithm})
 
     def forged(self):
         """A token with another token's signature."""

@@ -20,6 +20,7 @@ if (mode === 'gate') {
     let claims;
     try {
       claims = await verifier.verify((request.headers.authorization ?? '').replace(/^Bearer /, ''));
+      if (claims.client_id !== '1example23456789') throw new Error('another client');
     } catch {
       return response.status(401).json({ error: 'invalid_token' });
     }

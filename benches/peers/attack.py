@@ -1,0 +1,122 @@
+"""What becomes of good requests at a fixed low rate while somebody floods the gate with others, each with a token of its own."""
+
+import contextlib
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+from measure import Case, Running, free_port, percentile, read, wrk
+from peers import Portcullis
+
+GOOD = Case("good", connections=16, think_ms=64)
+# How long a connection of a flood rests between requests: as long as makes some thousand a second, or not at all.
+PACES = {"paced": 12, "all it can": 0}
+WARM_S = 0.3
+
+
+def forged(issuer, serials):
+    """Each token has the signature of the one before."""
+    before = issuer.token("ES256").rpartition(".")[2]
+    for serial in serials:
+        body, _, signature = issuer.token("ES256", serial).rpartition(".")
+        yield f"{body}.{before}"
+        before = signature
+
+
+@dataclass
+class Flood:
+    """`tokens` makes one of a serial number; `count` of them are used again and again, or, where there is none, each once."""
+
+    name: str
+    tokens: callable
+    status: int = 401
+    count: int = 5_000
+    figures: dict = field(default_factory=dict)
+
+
+def each(**over):
+    """Over claims, by the serial number."""
+    return lambda issuer, serials: (
+        issuer.token("ES256", serial, **{name: of.format(serial) for name, of in over.items()}) for serial in serials)
+
+
+FLOODS = [
+    Flood("bad signatures", forged),
+    Flood("keys that the issuer does not have", each(kid="random-{}")),
+    Flood("unknown issuers", each(iss="https://issuer-{}.example")),
+    Flood("tokens of 24 kB", each(ballast="a" * 17_000 + "{}"), count=200),
+    Flood("good tokens, each once", each(), status=200, count=0),
+]
+
+
+@contextlib.contextmanager
+def keys(folder):
+    """An issuer's key set by HTTP; tells its port, and how often it was asked for."""
+    asked = []
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            body = (folder / "keys.json").read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1], asked
+    finally:
+        server.shutdown()
+
+
+def attack(options, folder, issuer, upstream):
+    """Figures of each flood, a value for each round: p99 of good requests at both paces, beside that without a flood."""
+    own = folder / "attacked"
+    own.mkdir()
+    shutil.copy(folder / "keys.json", own)
+    seconds, serial = max(2, options.seconds), 10_000_000
+    quiet = []
+    with keys(own) as (keys_port, asked):
+        gate = Portcullis(own)
+        gate.keys = f"jwks_uri: 'http://127.0.0.1:{keys_port}/keys'"
+        port = free_port()
+        good = issuer.token()
+        with Running(gate.command(port, upstream), port, own, good) as running:
+            running.load(GOOD, 1, TOKEN=good)
+            idle = running.memory()
+            began = time.monotonic()
+            for _ in range(options.rounds):
+                quiet.append(percentile(running.load(GOOD, seconds, TOKEN=good).latencies, 0.99))
+                for flood in FLOODS:
+                    for pace, think in PACES.items():
+                        case = Case(flood.name, status=flood.status, think_ms=think)
+                        count = flood.count or (30_000 if not think else 8_000) * seconds // 2
+                        tokens = own / f"{serial}.tokens"
+                        tokens.write_text("\n".join(flood.tokens(issuer, range(serial, serial + count))) + "\n")
+                        serial += count
+                        before, fetches = running.memory(), len(asked)
+                        load = wrk(port, case, seconds + 1, TOKENS=tokens, AGAIN="1" if flood.count else None)
+                        load["args"] = ["nice", "-n", "10", *load["args"]]
+                        flooding = subprocess.Popen(**load, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                        time.sleep(WARM_S)
+                        p99 = percentile(running.load(GOOD, seconds, TOKEN=good).latencies, 0.99)
+                        told, _ = flooding.communicate(timeout=seconds + 60)
+                        rate, *_ = read(case, told)
+                        tokens.unlink()
+                        figures = flood.figures.setdefault(pace, {"p99_ms": [], "rate": [], "mib_more": [], "fetches": []})
+                        for name, value in (("p99_ms", p99), ("rate", rate), ("mib_more", running.memory() - before),
+                                            ("fetches", len(asked) - fetches)):
+                            figures[name].append(value)
+                print("attack: a round", file=sys.stderr)
+            return {"quiet_p99_ms": quiet, "idle_mib": idle, "peak_mib": running.memory("VmHWM"), "fetches": len(asked),
+                    "seconds": time.monotonic() - began, "floods": {flood.name: flood.figures for flood in FLOODS}}
