@@ -45,6 +45,7 @@ interop: build
 	bash tests/interop/oidc-provider/run.sh $(RELEASE)
 	bash tests/interop/jwt-oracle/run.sh $(RELEASE)
 	bash tests/interop/reload/run.sh $(RELEASE)
+	bash tests/interop/flood/run.sh $(RELEASE)
 	bash tests/interop/replay/run.sh $(RELEASE)
 	bash tests/interop/syslog/run.sh $(RELEASE)
 	bash tests/interop/assertion/run.sh $(RELEASE)

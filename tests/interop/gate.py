@@ -59,10 +59,10 @@ class Issuer:
 
 class Gate:
     """The gate at work in `folder`, in front of an nginx, or of `upstream` as its configuration is to name it. `config` is what
-    that says beside addresses and issuer, `locations` what nginx answers. Policies stand in `folder` already; records go to
+    that says beside addresses and issuer, `locations` what nginx answers, `keys` where the issuer's are. Policies stand in `folder` already; records go to
     `records.jsonl`."""
 
-    def __init__(self, binary, folder, config, upstream=None, locations="location / { return 200 'ok'; }"):
+    def __init__(self, binary, folder, config, upstream=None, locations="location / { return 200 'ok'; }", keys="jwks_file: keys.json"):
         self.folder = folder
         self.port, self.admin = free_port(), free_port()
         self.processes = []
@@ -70,7 +70,7 @@ class Gate:
         (folder / "config.yaml").write_text(
             f"listen: 127.0.0.1:{self.port}\nadmin: 127.0.0.1:{self.admin}\n"
             f"upstream: {upstream}\nissuers:\n"
-            f"  - oidc_generic: {{ issuer: '{ISSUER}', audiences: [api], jwks_file: keys.json }}\nroutes:\n"
+            f"  - oidc_generic: {{ issuer: '{ISSUER}', audiences: [api], {keys} }}\nroutes:\n"
             "  - { methods: [GET], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"',\n"
             "      attributes: { owner: 'User::\"{path.id}\"' } }\n" + config
         )
