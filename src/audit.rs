@@ -247,6 +247,9 @@ pub struct Record {
     pub stages_us: StageTimes,
     /// Whether the token was already known.
     pub token_cached: bool,
+    /// Whether the policies had said so before, of the same token, method and path.
+    #[serde(skip_serializing_if = "is_false")]
+    pub decision_cached: bool,
     /// From arrival to decision, in microseconds.
     pub decision_us: u64,
     /// From arrival to the end of the answer, in microseconds.
@@ -256,6 +259,11 @@ pub struct Record {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 const fn is_zero(number: &u32) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl Record {

@@ -47,6 +47,7 @@ pub mod forward;
 pub mod limit;
 #[cfg(feature = "doors")]
 pub mod logs;
+pub mod memo;
 pub mod metrics;
 pub mod pages;
 pub mod pipeline;

@@ -1,6 +1,7 @@
 //! The corridor: the one walk from a request to an upstream, through every room in order. The order is code; each
 //! step takes what only the step before can make, so none can be left out.
 
+mod decided;
 mod ended;
 mod learn;
 mod owed;
@@ -26,9 +27,10 @@ use crate::{
     entities::{DecisionRequest, MappingError, Names, RoutePlan, Side, Subject},
     forward::Obligations,
     limit::Asker,
+    memo::Answer,
     metrics::Metrics,
     pages::Page,
-    policy::{DenyReason, Explanation, PolicyNote},
+    policy::{Explanation, PolicyNote},
     refusal::{ClientError, Refusal, Refused},
     request::{
         Head, Inbound, Limits, RequestError,
@@ -72,6 +74,8 @@ pub struct Visit {
     subject: Option<Arc<Subject>>,
     /// What the policies were asked.
     question: Option<DecisionRequest>,
+    /// What they had said before, where that was remembered.
+    recalled: Option<Arc<Answer>>,
     arrived: Instant,
     /// When it was sent on, the last time.
     sent: Option<Instant>,
@@ -145,6 +149,7 @@ impl Gate {
             trace,
             subject: None,
             question: None,
+            recalled: None,
             arrived,
             sent: None,
             body_bytes_max: None,
@@ -280,22 +285,8 @@ impl Visit {
         let store = store.ok_or(Refusal::HostUnknown)?;
         self.record.store.clone_from(&store.name);
         self.record.policy_revision = Some(store.policies.revision().clone());
-        let question = snapshot.mapping.question(&snapshot.sources, &found, &subject, &possession, &inbound, now);
-        let mut question = question.await?;
-        self.trace.pass();
-        self.record.resource = question.resource(&snapshot.records.recording);
-        self.record.attributes = std::mem::take(&mut question.origins);
-        let decision = store.policies.decide(&question);
-        let question = self.question.insert(question);
-        self.record.skipped = decision.skipped().iter().map(|note| note.id.clone()).collect();
-        let allowed = decision.into_result().map_err(|mut denied| {
-            let by_default = denied.reason == DenyReason::Policy && denied.determining.is_empty();
-            if let (true, true, Some(side)) = (snapshot.tells_nearest_miss, by_default, denied.side) {
-                denied.nearest_miss = store.policies.nearest_miss(question, side).map(|miss| miss.to_string());
-            }
-            denied
-        })?;
-        self.trace.pass();
+        let asker = (&*subject, &possession);
+        let allowed = self.decide(&snapshot, store, &found, asker, &inbound, now).await?;
         self.note_policies(allowed.determining());
         Ok(Admission::Forward(self.owed(pool, target, &allowed, &subject, &store.policies)?))
     }
@@ -324,7 +315,7 @@ impl Visit {
         Ok(self.gate.current.load().issuers.holds_for(subject.token(), self.gate.clock.now())?)
     }
 
-    /// What the policies were asked, once they were.
+    /// What the policies were asked, once they were; none where what they said was remembered.
     pub const fn question(&self) -> Option<&DecisionRequest> {
         self.question.as_ref()
     }

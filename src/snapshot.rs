@@ -10,6 +10,7 @@ use crate::{
     entities::{Mapping, RoutePlan, Subject, hiding::Recording, sources::Sources},
     forward::{Identity, Pools, Upstreams},
     limit::{RatePlan, Rates},
+    memo::{Memo, Settled},
     pages::Pages,
     policy::{shadow::Candidate, stores::Stores},
     request::{Limits, forwarded::TrustedProxies, route::RouteTable},
@@ -84,6 +85,10 @@ pub struct Blueprint {
     pub mapping: Arc<Mapping>,
     /// Who answers them.
     pub stores: Arc<Stores>,
+    /// Whose answers can be kept.
+    pub settled: Settled,
+    /// How many are.
+    pub decisions_cached_max: u64,
     /// Who is asked beside them, and decides nothing.
     pub candidate: Option<Arc<Candidate>>,
     /// Whether there should be one, and cannot.
@@ -121,6 +126,8 @@ pub struct Snapshot {
     pub(crate) mapping: Arc<Mapping>,
     pub(crate) sources: Sources,
     pub(crate) stores: Arc<Stores>,
+    /// INVARIANT: of this version alone: nothing of it is handed on.
+    pub(crate) memo: Memo,
     pub(crate) candidate: Option<Arc<Candidate>>,
     candidate_failing: bool,
     pub(crate) tells_nearest_miss: bool,
@@ -140,6 +147,7 @@ impl Blueprint {
     /// Puts the configuration to work: key rings begin to fetch. What the one `before` has learnt and what still holds is
     /// taken over. Must be called on a tokio runtime.
     pub fn start(self, outside: &Outside, before: Option<&Snapshot>) -> Snapshot {
+        let memo = self.memo();
         let subjects = before.map(|before| &before.subjects).filter(|subjects| subjects.limits() == self.cache);
         Snapshot {
             text: self.text,
@@ -154,6 +162,7 @@ impl Blueprint {
             sources: self.mapping.sources(outside, before.map(|before| &before.sources)),
             mapping: self.mapping,
             stores: self.stores,
+            memo,
             candidate: self.candidate,
             candidate_failing: self.candidate_failing,
             tells_nearest_miss: self.tells_nearest_miss,
@@ -164,6 +173,18 @@ impl Blueprint {
             pages: self.pages,
             metadata_url: self.metadata_url,
         }
+    }
+}
+
+impl Blueprint {
+    /// No answer is kept where somebody else needs the question: records, or a candidate beside its store.
+    fn memo(&self) -> Memo {
+        let candidate = self.candidate.as_ref();
+        let settled = match candidate.and_then(|it| self.stores.named(it.store.as_deref())) {
+            Some(store) => self.settled.without(store),
+            None => self.settled.clone(),
+        };
+        Memo::new(settled, if self.records.questions { 0 } else { self.decisions_cached_max })
     }
 }
 

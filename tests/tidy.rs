@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Which rooms a room may name, as ARCHITECTURE.md says. Rooms that may use everything are not listed.
-const WALLS: [(&str, &[&str]); 20] = [
+const WALLS: [(&str, &[&str]); 21] = [
     ("base", &[]),
     ("request", &["base"]),
     ("token", &["base", "request"]),
@@ -19,12 +19,13 @@ const WALLS: [(&str, &[&str]); 20] = [
     ("audit", &["base"]),
     ("metrics", &["audit", "base"]),
     ("trace", &["audit", "base", "request"]),
-    ("snapshot", &["base", "entities", "forward", "limit", "pages", "policy", "request", "token", "trace"]),
+    ("memo", &["base", "entities", "policy", "request", "token"]),
+    ("snapshot", &["base", "entities", "forward", "limit", "memo", "pages", "policy", "request", "token", "trace"]),
     (
         "pipeline",
         &[
-            "audit", "base", "entities", "forward", "limit", "metrics", "pages", "policy", "refusal", "request",
-            "shadow", "snapshot", "token", "trace",
+            "audit", "base", "entities", "forward", "limit", "memo", "metrics", "pages", "policy", "refusal",
+            "request", "shadow", "snapshot", "token", "trace",
         ],
     ),
     ("shadow", &["audit", "base", "entities", "metrics", "policy"]),
@@ -37,7 +38,10 @@ const WALLS: [(&str, &[&str]); 20] = [
     ),
     (
         "config",
-        &["audit", "base", "entities", "forward", "limit", "pages", "policy", "request", "snapshot", "token", "trace"],
+        &[
+            "audit", "base", "entities", "forward", "limit", "memo", "pages", "policy", "request", "snapshot", "token",
+            "trace",
+        ],
     ),
     ("logs", &["base", "config"]),
     ("reload", &["base", "config"]),

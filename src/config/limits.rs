@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     base::{
-        problem::{Problems, bounded},
+        problem::{Problem, Problems, bounded},
         spanned::Spanned,
     },
     request::{Limits, body_bytes_max, syntax::FIELDS_MAX},
@@ -38,6 +38,8 @@ pub struct LimitsConfig {
     pub tokens_cached_max: Option<Spanned<u64>>,
     /// Bytes that are remembered of tokens, estimated. Default 134217728.
     pub token_cache_bytes_max: Option<Spanned<u64>>,
+    /// Decisions that are remembered for when the same is asked again; 0 for none. Default 10000.
+    pub decisions_cached_max: Option<Spanned<u64>>,
     /// Bytes of a request body, for routes that say nothing of that. Default: as many as come.
     pub body_bytes_max: Option<Spanned<u64>>,
     /// Milliseconds for a request head, between two reads of a body, and between two writes. Default 30000.
@@ -59,6 +61,10 @@ impl LimitsConfig {
         );
         let limits = problems.keep(tokens).zip(problems.keep(bytes));
         problems.into_result(limits.map(|(tokens_max, bytes_max)| CacheLimits { tokens_max, bytes_max }))
+    }
+
+    pub(super) fn decisions_cached_max(&self) -> Result<u64, Problem> {
+        bounded(self.decisions_cached_max.as_ref(), "decisions_cached_max", 10_000, 0..=10_000_000)
     }
 
     pub(super) fn request_limits(&self) -> Result<Limits, Problems> {

@@ -49,6 +49,7 @@ use crate::{
     },
     forward::{Identity, IdentityConfig, UpstreamConfig, Upstreams},
     limit::{self, CountersConfig, RateConfig},
+    memo::Settled,
     pages::metadata::ResourceMetadataConfig,
     policy::{Ids, PolicyFiles, Warning, shadow::ShadowConfig, stores::StoreConfig},
     request::{
@@ -285,6 +286,7 @@ impl Loaded {
         let servers = problems.keep(self.servers());
         let limits = problems.keep(config.limits.request_limits());
         let cache = problems.keep(config.limits.cache_limits());
+        let decisions = problems.keep(config.limits.decisions_cached_max());
         let identity = problems.keep(Identity::compile(&config.identity, &self.files));
         let upstreams = problems.keep(Upstreams::compile(&config.upstream, &config.upstreams, &self.files));
         let folder = config.policies.as_ref().map_or_else(|| PathBuf::from("policies"), |folder| folder.value.clone());
@@ -319,6 +321,7 @@ impl Loaded {
                 schema: loaded.schema_revision,
                 policies: loaded.stores.revisions(),
             };
+            let settled = Settled::of(&mapping, routes.routes(), &loaded.stores);
             let blueprint = Blueprint {
                 text: self.source.text.as_str().into(),
                 revisions,
@@ -329,6 +332,8 @@ impl Loaded {
                 cache: cache?,
                 routes: Arc::new(routes),
                 mapping: Arc::new(mapping),
+                settled,
+                decisions_cached_max: decisions?,
                 stores: Arc::new(loaded.stores),
                 candidate: loaded.candidate.map(Arc::new),
                 candidate_failing: !loaded.candidate_problems.0.is_empty(),

@@ -76,6 +76,26 @@ impl Circumstances {
         self.0.iter().any(|(_, member)| matches!(member, Member::Host { .. }))
     }
 
+    /// The members that may be another for each request of one token, method and path; none where one of them may refuse
+    /// the one request and not the other.
+    pub(super) fn varying(&self) -> Option<Vec<&str>> {
+        let mut varying = Vec::new();
+        for (name, member) in &self.0 {
+            match member {
+                Member::Method | Member::Path => {}
+                Member::Time | Member::Host { required: false } | Member::Peer { required: false } => {
+                    varying.push(name.as_str());
+                }
+                Member::Host { required: true }
+                | Member::Peer { required: true }
+                | Member::Certificate { .. }
+                | Member::Headers(_)
+                | Member::Query(_) => return None,
+            }
+        }
+        Some(varying)
+    }
+
     /// The header fields that it holds.
     pub(super) fn headers(&self) -> impl Iterator<Item = &HeaderName> {
         let wanted = self.0.iter().flat_map(|(_, member)| match member {

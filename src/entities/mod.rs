@@ -8,6 +8,7 @@ pub mod consent;
 mod context;
 mod extension;
 pub mod hiding;
+mod lately;
 pub mod lookup;
 pub mod plan;
 pub mod profile;
@@ -29,7 +30,7 @@ use std::{
     sync::Arc,
 };
 
-use cedar_policy::{Context, Entities, Entity, Request, RestrictedExpression};
+use cedar_policy::{Context, Entities, Entity, EntityUid, Request, RestrictedExpression};
 use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,7 @@ use self::{
     template::Filling,
 };
 pub use self::{
+    lately::Lately,
     plan::RoutePlan,
     route::{DelegationRule, RouteConfig},
     subject::{Names, Subject},
@@ -149,9 +151,14 @@ pub struct DecisionRequest {
 }
 
 impl DecisionRequest {
+    /// What it is about.
+    pub fn about(&self) -> Option<&EntityUid> {
+        self.requests.first()?.1.resource()
+    }
+
     /// The resource, for records.
     pub fn resource(&self, recording: &Recording) -> Option<String> {
-        let resource = self.requests.first()?.1.resource()?;
+        let resource = self.about()?;
         Some(match &recording.pseudonyms {
             None => resource.to_string(),
             Some(pseudonyms) => {
@@ -211,8 +218,9 @@ impl Mapping {
         let mut problems = Problems::default();
         let clients = problems.keep(Clients::compile(clients, issuers, &types));
         let mut contexts = Vec::new();
-        let plans: Vec<_> =
+        let mut plans: Vec<_> =
             routes.iter().filter_map(|route| problems.keep(route.compile(&types, &mut contexts))).collect();
+        plans.iter_mut().enumerate().for_each(|(number, (_, plan))| plan.number = number);
         let asked = types.subjects().chain(plans.iter().map(|(_, plan)| plan.resource_type())).collect();
         for source in &types.sources {
             problems.keep(source.check(&asked));
@@ -258,6 +266,20 @@ impl Mapping {
     /// Whether policies can read the host that the client addresses.
     pub fn names_host(&self) -> bool {
         self.contexts.iter().filter_map(|context| context.circumstances.as_ref()).any(Circumstances::names_host)
+    }
+
+    /// The members of `context.request` that may be another for each request of one token, method and path, where nothing
+    /// else of the question is, and neither is whether there is one. `None` where something else may be: what a source or a
+    /// consent says, what the route makes of other parts of the request, or what a request may lack.
+    pub fn varying(&self, plan: &RoutePlan) -> Option<Vec<&str>> {
+        let mut asked = self.types.subjects().chain([plan.resource_type()]);
+        if !plan.is_settled() || asked.any(|kind| self.types.has_source(kind)) {
+            return None;
+        }
+        match &self.contexts.get(plan.context)?.circumstances {
+            Some(circumstances) => circumstances.varying(),
+            None => Some(Vec::new()),
+        }
     }
 
     /// Puts the sources to work, that are asked for attributes; what those `before` have heard is taken over.

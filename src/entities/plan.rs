@@ -25,6 +25,8 @@ pub(super) type Input = Vec<(Origin, AttributeTemplate, bool)>;
 /// A route, compiled.
 #[derive(Clone, Debug)]
 pub struct RoutePlan {
+    /// Its place among the routes.
+    pub(super) number: usize,
     pub(super) name: Arc<str>,
     pub(super) action: EntityUid,
     pub(super) action_name: Arc<str>,
@@ -62,6 +64,10 @@ impl RoutePlan {
     /// Methods and path as configured, for records and metrics.
     pub const fn name(&self) -> &Arc<str> {
         &self.name
+    }
+    /// Its place among the routes.
+    pub const fn number(&self) -> usize {
+        self.number
     }
     /// The scope a token must hold.
     pub fn scope(&self) -> Option<&str> {
@@ -124,6 +130,11 @@ impl RoutePlan {
         let attributes = self.attributes.iter().map(|(_, attribute, _)| attribute.text());
         let input = self.input.iter().flatten().map(|(_, member, _)| member.text());
         std::iter::once(&self.resource.id).chain(attributes).chain(input)
+    }
+
+    /// Whether what it is made of is the same for requests of one token, method and path.
+    pub(super) fn is_settled(&self) -> bool {
+        self.purpose.is_none() && self.templates().all(TextTemplate::is_settled)
     }
 
     /// The header fields that decide.

@@ -131,6 +131,7 @@ impl RouteConfig {
             let rewrite =
                 problems.keep(Rewrite::compile(self.strip_prefix.as_ref(), self.add_prefix.as_ref(), template));
             Some(RoutePlan {
+                number: 0,
                 name: self.name().into(),
                 action_name: uid.to_string().into(),
                 action_groups: types.schema.action_groups(&uid).to_vec(),

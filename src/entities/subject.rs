@@ -11,7 +11,7 @@ use cedar_policy::{Context, Entity, EntityId, EntityUid, RestrictedExpression};
 use serde_json::{Map, Value};
 
 use super::{
-    MappingError, Side, Types,
+    Lately, MappingError, Side, Types,
     schema::{Record, Type},
     sources::Draft,
     value::{attributes, present},
@@ -35,6 +35,7 @@ pub struct Subject {
     origins: Vec<Origin>,
     /// By context type, built when first asked for.
     contexts: Box<[OnceLock<Result<Context, MappingError>>]>,
+    lately: Lately,
 }
 
 /// The subject's names, as records speak of them.
@@ -118,7 +119,8 @@ impl Subject {
             _ => None,
         };
         let contexts = (0..contexts).map(|_| OnceLock::new()).collect();
-        Ok(Self { token, names, scopes, limited, agent, user, origins, contexts })
+        let lately = Lately::nothing();
+        Ok(Self { token, names, scopes, limited, agent, user, origins, contexts, lately })
     }
 
     /// Its names.
@@ -144,6 +146,10 @@ impl Subject {
     /// The user acted for.
     pub const fn user(&self) -> Option<&Entity> {
         self.user.as_ref()
+    }
+    /// What it asked lately.
+    pub const fn lately(&self) -> &Lately {
+        &self.lately
     }
     /// Where their attributes come from.
     pub(super) fn origins(&self) -> &[Origin] {

@@ -97,6 +97,14 @@ impl Hole {
         matches!(self, Self::Query(_) | Self::Header(_) | Self::Peer | Self::Host | Self::Method)
     }
 
+    /// Whether the same fills it for each request of one token, method and path.
+    const fn is_settled(&self) -> bool {
+        match self {
+            Self::Path(_) | Self::Token(_) | Self::Agent | Self::User | Self::UserMember(_) | Self::Method => true,
+            Self::Query(_) | Self::Header(_) | Self::Peer | Self::Host => false,
+        }
+    }
+
     /// What fills it, as records say.
     const fn source(&self) -> &'static str {
         match self {
@@ -224,6 +232,11 @@ impl TextTemplate {
     /// The first hole that whoever sends a request fills as it likes.
     pub(super) fn said_by_client(&self) -> Option<String> {
         self.holes().find(|hole| hole.is_said_by_client()).map(Hole::name)
+    }
+
+    /// Whether it is the same for each request of one token, method and path.
+    pub(super) fn is_settled(&self) -> bool {
+        self.holes().all(Hole::is_settled)
     }
 
     /// Where records say that it comes from: everything that it is made of.

@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::Visit;
 use crate::{
-    entities::{Subject, hiding::Recording},
+    entities::Subject,
     forward::{Obligations, Pool, identity::Told},
     policy::{Allowed, Policies},
     refusal::Refusal,
@@ -25,11 +25,9 @@ impl Visit {
     ) -> Result<Obligations, Refusal> {
         let identity = &self.snapshot.identity;
         // To the upstream nobody is hidden by a pseudonym.
-        let resource = match (identity.assertions(), &self.question) {
-            (None, _) => String::new(),
-            (Some(_), question) => {
-                question.as_ref().and_then(|it| it.resource(&Recording::default())).ok_or(Refusal::Internal)?
-            }
+        let resource = match identity.assertions() {
+            None => String::new(),
+            Some(_) => self.about().ok_or(Refusal::Internal)?.to_string(),
         };
         let names = subject.names();
         let told = Told {

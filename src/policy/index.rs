@@ -54,6 +54,13 @@ impl Index {
         sets.flat_map(PolicySet::policies)
     }
 
+    /// The policies that name each action; `None` for those that name none.
+    pub(super) fn by_action(&self) -> impl Iterator<Item = (&Option<EntityUid>, impl Iterator<Item = &Policy>)> {
+        self.by_action.iter().map(|(action, by_principal)| {
+            (action, by_principal.values().flat_map(HashMap::values).flat_map(PolicySet::policies))
+        })
+    }
+
     /// The policies whose scope can hold the action of `request`.
     pub(super) fn of_action<'a>(
         &'a self,

@@ -134,7 +134,7 @@ impl PolicyFiles<'_> {
         let settings = default.map_or_else(|| Ok(Settings::default()), StoreConfig::settings);
         if let Some(settings) = problems.keep(settings) {
             let policies = problems.keep(self.set(known, settings, &mut seen));
-            stores.extend(policies.map(|policies| Store { name: None, policies }));
+            stores.extend(policies.map(|policies| Store { number: 0, name: None, policies }));
         }
         let mut folders = vec![self.real(self.folder)];
         let mut names = HashSet::new();
@@ -169,7 +169,11 @@ impl PolicyFiles<'_> {
             let Some(settings) = problems.keep(config.settings()) else { continue };
             let files = PolicyFiles { folder: &folder.value, ..self };
             let policies = problems.keep(files.set(known, settings, &mut seen));
-            stores.extend(policies.map(|policies| Store { name: Some(name.value.as_str().into()), policies }));
+            stores.extend(policies.map(|policies| Store {
+                number: 0,
+                name: Some(name.value.as_str().into()),
+                policies,
+            }));
         }
         let stores = problems.keep(Stores::new(stores, configs));
         let (mut candidate, mut candidate_problems) = (None, Problems::default());

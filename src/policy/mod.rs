@@ -14,6 +14,7 @@ mod note;
 pub mod reads;
 pub mod shadow;
 pub mod stores;
+pub mod varying;
 
 use std::{
     collections::HashMap,

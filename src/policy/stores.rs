@@ -62,6 +62,8 @@ impl StoreConfig {
 /// A store.
 #[derive(Debug)]
 pub struct Store {
+    /// Its place among the stores.
+    pub number: usize,
     /// Its name, where it is not [`DEFAULT`].
     pub name: Option<Arc<str>>,
     /// What is in it.
@@ -79,7 +81,8 @@ pub struct Stores {
 
 impl Stores {
     /// Puts stores together; the first is the default one.
-    pub(super) fn new(stores: Vec<Store>, configs: &[StoreConfig]) -> Result<Self, Problems> {
+    pub(super) fn new(mut stores: Vec<Store>, configs: &[StoreConfig]) -> Result<Self, Problems> {
+        stores.iter_mut().enumerate().for_each(|(number, store)| store.number = number);
         let mut problems = Problems::default();
         let (mut by_host, mut other) = (HashMap::new(), None);
         let index = |name: &str| stores.iter().position(|store| store.name.as_deref().unwrap_or(DEFAULT) == name);

@@ -26,7 +26,10 @@ mod replay;
 pub mod rules;
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -233,6 +236,10 @@ impl VerifiedToken {
     /// How long it may be remembered, from its verification on.
     pub const fn lifetime(&self) -> Duration {
         self.lifetime
+    }
+    /// The version of the deny-list that it was last found not to be on.
+    pub fn cleared(&self) -> u64 {
+        self.cleared.load(Ordering::Acquire)
     }
     /// When it ceases to be valid, leeway included.
     pub const fn expires(&self) -> Timestamp {

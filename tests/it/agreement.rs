@@ -134,7 +134,7 @@ fn explained_otherwise(outcome: &Outcome, live: &Said) -> Vec<String> {
     differences
 }
 
-const SCHEMA: &str = "
+pub(crate) const SCHEMA: &str = "
 entity User = { username?: String, level?: Long };
 entity Agent;
 entity UserData = { owner: User, kind: String };
@@ -143,7 +143,7 @@ action read, write appliesTo { principal: [Agent], resource: [UserData],
   context: { token: Token, onBehalfOf?: User, request: { method: String, peer?: ipaddr, time: datetime } } };
 ";
 
-const CONFIG: &str = "
+pub(crate) const CONFIG: &str = "
 listen: 127.0.0.1:8080
 upstream: { url: http://127.0.0.1:9000 }
 issuers:
@@ -160,7 +160,7 @@ records: { questions: true }
 ";
 
 /// What policies of all kinds of tests are made of.
-const POOL: [&str; 18] = [
+pub(crate) const POOL: [&str; 18] = [
     "permit (principal is Agent, action == Action::\"read\", resource) when { context.token.scope.contains(\"crossDomainService/read\") && context has onBehalfOf && resource.owner == context.onBehalfOf };",
     "permit (principal, action, resource) when { context.token has callerApp && context.token.callerApp like \"Example*\" };",
     "permit (principal, action, resource) when { context.token has amount && context.token.amount < 100 };",
@@ -182,7 +182,7 @@ const POOL: [&str; 18] = [
 ];
 
 /// A request: method, user, kind of data, and claims over the usual ones.
-fn asked() -> impl Strategy<Value = (&'static str, &'static str, &'static str, Map<String, Value>)> {
+pub(crate) fn asked() -> impl Strategy<Value = (&'static str, &'static str, &'static str, Map<String, Value>)> {
     let claim = |name: &'static str, values: Vec<Value>| {
         prop::sample::select(values).prop_map(move |value| (name.to_owned(), value))
     };

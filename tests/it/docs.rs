@@ -177,6 +177,7 @@ fn every_field_of_a_record_is_described() {
         upstream_us: Some(0),
         stages_us: StageTimes { request: Some(0), ..StageTimes::default() },
         skipped: vec![String::new()],
+        decision_cached: true,
         shadow: Some(ShadowRecord { outcome: ShadowOutcome::Skipped, decision: None, policies: Vec::new() }),
         question: serde_json::value::to_raw_value(&0).ok(),
         attributes: vec![Origin { of: "", name: "".into(), source: "".into(), age_s: Some(0) }],

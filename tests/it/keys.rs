@@ -455,6 +455,26 @@ async fn a_withdrawn_key_stops_verifying_even_tokens_that_are_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_decided_before_an_issuers_keys_changed_is_decided_again() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let mut house = server.house("cooldown_s: 1, refresh_interval_s: 1").await;
+    let token = token(house::key("agents"), "https://issuer.example");
+    let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
+    let request = wire::request("GET", "/users/user-1/data", &fields);
+    for cached in [false, false, true, true] {
+        assert_eq!(house.ask(&request).await.1.unwrap().decision_cached, cached);
+    }
+    server.become_(Mood::Keys(vec!["agents", "stranger"]));
+    let changed = server.fetches() + 2;
+    while server.fetches() < changed {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for cached in [false, false, true] {
+        assert_eq!(house.ask(&request).await.1.unwrap().decision_cached, cached);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_fetching_fails_the_last_good_keys_serve_and_unknown_ones_are_503() {
     let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
     let mut house = server.house("cooldown_s: 1, refresh_interval_s: 1, stale_max_s: 4").await;

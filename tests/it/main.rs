@@ -25,6 +25,7 @@ mod introspection;
 mod keys;
 mod listeners;
 mod logs;
+mod memo;
 mod pages;
 mod peers;
 mod pools;
