@@ -10,7 +10,7 @@ const DIGITS: usize = 32;
 
 /// Names a text.
 pub fn of_text(text: &str) -> Arc<str> {
-    let mut digits = hex(text);
+    let mut digits = digits_of(text);
     digits.truncate(DIGITS);
     digits.into()
 }
@@ -23,7 +23,7 @@ pub fn of_files<'a>(files: impl IntoIterator<Item = (&'a Path, &'a str)>) -> Arc
         // Or else a line feed in a name would make one file look like two.
         let escaped = path.replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "\\r");
         let mark = if escaped == *path { "" } else { "\\" };
-        format!("{mark}{}  {escaped}\n", hex(text))
+        format!("{mark}{}  {escaped}\n", digits_of(text))
     });
     of_text(&lines.collect::<String>())
 }
@@ -34,8 +34,8 @@ pub fn number(revision: &str) -> i64 {
     revision.get(..12).and_then(|digits| i64::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
 
-fn hex(text: &str) -> String {
-    sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+fn digits_of(text: &str) -> String {
+    hex::encode(sha256(text.as_bytes()))
 }
 
 #[cfg(test)]
