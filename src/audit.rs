@@ -32,6 +32,29 @@ pub enum Outcome {
     Abandoned,
 }
 
+/// What a request came in by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Door {
+    /// The reverse proxy.
+    #[default]
+    Proxy,
+}
+
+/// The protocol that a request came by, as ALPN (RFC 7301) names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub enum Protocol {
+    /// HTTP/1.0.
+    #[serde(rename = "http/1.0")]
+    Http10,
+    /// HTTP/1.1.
+    #[serde(rename = "http/1.1")]
+    Http11,
+    /// HTTP/2.
+    #[serde(rename = "h2")]
+    Http2,
+}
+
 /// How a candidate's decision compares with the one in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -72,6 +95,8 @@ pub struct ShadowRecord {
     /// Allow or deny; none where they were not asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<Outcome>,
+    /// Names the candidate's version.
+    pub policy_revision: Arc<str>,
     /// Ids of the policies that would have decided.
     pub policies: Vec<String>,
 }
@@ -134,6 +159,11 @@ pub struct Record {
     pub code: &'static str,
     /// The status answered; 0 when nothing was.
     pub status: u16,
+    /// What it came in by.
+    pub door: Door,
+    /// The protocol that it came by, once a request was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
     /// The method, cut to 16 bytes.
     pub method: String,
     /// The path as received, cut to 1024 bytes; the query is left out.
@@ -242,6 +272,12 @@ pub struct Record {
     /// From sending the request on, the last time, to the head of the upstream's answer, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_us: Option<u64>,
+    /// Bytes of its body that were read, or that the client sent through a tunnel.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub body_bytes: u64,
+    /// Bytes of the body of the answer that were sent, or that went to the client through a tunnel.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub answer_bytes: u64,
     /// How long each stage took that was passed, in microseconds.
     #[serde(skip_serializing_if = "StageTimes::is_empty")]
     pub stages_us: StageTimes,
@@ -256,9 +292,8 @@ pub struct Record {
     pub duration_us: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-const fn is_zero(number: &u32) -> bool {
-    *number == 0
+fn is_zero<N: Default + PartialEq>(number: &N) -> bool {
+    *number == N::default()
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

@@ -1,6 +1,8 @@
 //! Metrics, in a registry of their own. Labels come from closed sets: routes and issuers of the configuration and codes of
 //! [`crate::refusal`]; nothing a client sends becomes a label.
 
+mod caches;
+mod sinks;
 mod visits;
 
 use std::{
@@ -10,9 +12,9 @@ use std::{
 
 use prometheus::{Encoder, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use self::visits::Visits;
+use self::{caches::Caches, sinks::Sinks, visits::Visits};
 use crate::{
-    audit::{Record, ShadowOutcome},
+    audit::{Record, ShadowOutcome, lines::Counts},
     base::revision,
 };
 
@@ -23,8 +25,8 @@ pub struct Metrics {
     visits: Visits,
     connections: IntGauge,
     connections_refused: IntCounterVec,
-    records_written: IntCounterVec,
-    records_dropped: IntCounterVec,
+    sinks: Sinks,
+    caches: Caches,
     spans_exported: IntCounter,
     spans_dropped: IntCounter,
     keys_age: GaugeVec,
@@ -61,17 +63,7 @@ impl Metrics {
             Opts::new("portcullis_connections_refused_total", "Connections of which nothing was read, by code."),
             &["code"],
         )?;
-        let records_written = IntCounterVec::new(
-            Opts::new(
-                "portcullis_records_written_total",
-                "Decision records that were written, as durably as configured.",
-            ),
-            &["sink"],
-        )?;
-        let records_dropped = IntCounterVec::new(
-            Opts::new("portcullis_records_dropped_total", "Decision records that could not be written."),
-            &["sink"],
-        )?;
+        let (sinks, caches) = (Sinks::register(&registry)?, Caches::register(&registry)?);
         let spans_exported = IntCounter::new("portcullis_spans_exported_total", "Spans that a receiver has taken.")?;
         let spans_dropped =
             IntCounter::new("portcullis_spans_dropped_total", "Spans for which there was no room, or no receiver.")?;
@@ -156,10 +148,6 @@ impl Metrics {
             ),
             &["upstream"],
         )?;
-        for sink in ["stdout", "file", "syslog", "otlp"] {
-            records_written.with_label_values(&[sink]).inc_by(0);
-            records_dropped.with_label_values(&[sink]).inc_by(0);
-        }
         for outcome in ShadowOutcome::ALL {
             shadow.with_label_values(&[outcome.name()]).inc_by(0);
         }
@@ -170,8 +158,6 @@ impl Metrics {
         build.set(1);
         registry.register(Box::new(connections.clone()))?;
         registry.register(Box::new(connections_refused.clone()))?;
-        registry.register(Box::new(records_written.clone()))?;
-        registry.register(Box::new(records_dropped.clone()))?;
         registry.register(Box::new(spans_exported.clone()))?;
         registry.register(Box::new(spans_dropped.clone()))?;
         registry.register(Box::new(keys_age.clone()))?;
@@ -200,8 +186,8 @@ impl Metrics {
             visits,
             connections,
             connections_refused,
-            records_written,
-            records_dropped,
+            sinks,
+            caches,
             spans_exported,
             spans_dropped,
             keys_age,
@@ -302,15 +288,25 @@ impl Metrics {
         known.set(known.get().max(paused));
     }
 
+    /// Counts a token that was looked for among those that are known.
+    pub fn count_token(&self, is_known: bool) {
+        self.caches.count_token(is_known);
+    }
+
+    /// Notes how often what a source said was still known, and how often not; `cache` is what kind of source it is.
+    pub fn note_cache(&self, cache: &'static str, source: &str, hits: u64, misses: u64) {
+        self.caches.note(cache, source, hits, misses);
+    }
+
     /// Notes how the deny-list stands.
     pub fn note_deny_list(&self, entries: usize, failing: bool) {
         self.denied.set(i64::try_from(entries).unwrap_or(i64::MAX));
         self.denied_failing.set(failing.into());
     }
 
-    /// Decision records that were written to this sink, and that could not be.
-    pub fn records(&self, sink: &str) -> (IntCounter, IntCounter) {
-        (self.records_written.with_label_values(&[sink]), self.records_dropped.with_label_values(&[sink]))
+    /// What is counted of the records for this sink.
+    pub fn records(&self, sink: &str) -> Counts {
+        self.sinks.of(sink)
     }
 
     /// Spans that a receiver has taken, and that were dropped.
@@ -348,6 +344,7 @@ impl Metrics {
         self.keys_age.reset();
         self.key_fetches.reset();
         self.introspections.reset();
+        self.caches.reset();
         self.lookups.reset();
         self.lookups_paused.reset();
         self.servers.reset();

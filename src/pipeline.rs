@@ -7,6 +7,7 @@ mod learn;
 mod owed;
 mod page;
 mod preflight;
+mod seen;
 mod told;
 mod traced;
 
@@ -180,11 +181,6 @@ impl Visit {
         &self.record.decision_id
     }
 
-    /// Notes the load balancer that the connection came through.
-    pub fn came_through(&mut self, balancer: Option<IpAddr>) {
-        self.record.via = balancer.map(|balancer| balancer.to_string());
-    }
-
     /// The bounds on this request.
     pub fn limits(&self) -> Limits {
         self.snapshot.limits
@@ -347,11 +343,6 @@ impl Visit {
         if self.record.decision != Outcome::Deny {
             self.note_refusal(refusal);
         }
-    }
-
-    /// Notes the status that was answered.
-    pub const fn answered(&mut self, status: u16) {
-        self.record.status = status;
     }
 
     fn note_refusal(&mut self, refusal: &Refusal) {

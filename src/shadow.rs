@@ -66,7 +66,7 @@ impl Shadow {
         let asked = Asked { candidate, question, record: Box::new(record) };
         if let Err(mut asked) = self.queue(asked) {
             self.metrics.count_shadow(ShadowOutcome::Skipped);
-            asked.record.shadow = Some(skipped());
+            asked.record.shadow = Some(skipped(&asked.candidate));
             self.sink.write(&asked.record);
         }
     }
@@ -105,21 +105,22 @@ fn work(queue: &Receiver<Asked>, sink: &dyn Sink, metrics: &Metrics) {
             // A fault inside Cedar must not take the records with it that wait.
             std::panic::catch_unwind(AssertUnwindSafe(|| candidate.policies.decide(&question))).ok()
         });
-        let compared = compared(&record, decided.flatten().as_ref());
+        let compared = compared(&record, &candidate, decided.flatten().as_ref());
         metrics.count_shadow(compared.outcome);
         record.shadow = (compared.outcome != ShadowOutcome::Same).then_some(compared);
         sink.write(&record);
     }
 }
 
-const fn skipped() -> ShadowRecord {
-    ShadowRecord { outcome: ShadowOutcome::Skipped, decision: None, policies: Vec::new() }
+fn skipped(candidate: &Candidate) -> ShadowRecord {
+    let policy_revision = candidate.policies.revision().clone();
+    ShadowRecord { outcome: ShadowOutcome::Skipped, decision: None, policy_revision, policies: Vec::new() }
 }
 
 /// How the decision of a candidate compares with the one that was recorded.
-fn compared(record: &Record, candidate: Option<&Decision>) -> ShadowRecord {
-    let Some(candidate) = candidate else { return skipped() };
-    let (decision, reason, policies) = match candidate.result() {
+fn compared(record: &Record, candidate: &Candidate, decided: Option<&Decision>) -> ShadowRecord {
+    let Some(decided) = decided else { return skipped(candidate) };
+    let (decision, reason, policies) = match decided.result() {
         Ok(allowed) => (Outcome::Allow, None, allowed.determining()),
         Err(denied) => (Outcome::Deny, Some(denied.reason), &*denied.determining),
     };
@@ -132,7 +133,8 @@ fn compared(record: &Record, candidate: Option<&Decision>) -> ShadowRecord {
         _ if policies == record.policies => ShadowOutcome::Same,
         _ => ShadowOutcome::Policies,
     };
-    ShadowRecord { outcome, decision: Some(decision), policies }
+    let policy_revision = candidate.policies.revision().clone();
+    ShadowRecord { outcome, decision: Some(decision), policy_revision, policies }
 }
 
 /// Counts decisions by the second.

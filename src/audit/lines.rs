@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use prometheus::IntCounter;
+use prometheus::{IntCounter, IntGauge};
 
 use super::{Record, Sink};
 
@@ -69,14 +69,23 @@ pub struct Lines {
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// What is counted of records.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    /// Those that were written.
+    pub written: IntCounter,
+    /// Those that could not be.
+    pub dropped: IntCounter,
+    /// Those that wait for it.
+    pub waiting: IntGauge,
+}
+
 /// What the queue and its writer share.
 struct State {
-    records: AtomicUsize,
     bytes: AtomicUsize,
     /// Whether the last attempt to write failed.
     failing: AtomicBool,
-    written: IntCounter,
-    dropped: IntCounter,
+    counts: Counts,
 }
 
 impl std::fmt::Debug for Lines {
@@ -86,14 +95,13 @@ impl std::fmt::Debug for Lines {
 }
 
 impl Lines {
-    /// Writes to `out`; `written` and `dropped` count what comes of records.
+    /// Writes to `out`, and counts in `counts`, which are its own.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn new(out: impl Out, written: IntCounter, dropped: IntCounter) -> io::Result<Self> {
+    pub fn new(out: impl Out, counts: Counts) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUE_RECORDS_MAX);
-        let (records, bytes, failing) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        let state = Arc::new(State { records, bytes, failing, written, dropped });
+        let state = Arc::new(State { bytes: AtomicUsize::new(0), failing: AtomicBool::new(false), counts });
         let shared = state.clone();
         let thread = std::thread::Builder::new().name("records".into());
         let writer = thread.spawn(move || drain(&receiver, Box::new(out), &shared))?;
@@ -131,13 +139,8 @@ impl Lines {
         state.enter_anyway(bytes);
         if sender.is_none_or(|sender| sender.send(Message::Line(line)).is_err()) {
             state.leave(1, bytes);
-            state.dropped.inc();
+            state.counts.dropped.inc();
         }
-    }
-
-    /// Records that wait to be written.
-    pub fn waiting(&self) -> usize {
-        self.state.records.load(Ordering::Relaxed)
     }
 }
 
@@ -154,7 +157,7 @@ impl Sink for Lines {
             sent
         });
         if !queued {
-            self.state.dropped.inc();
+            self.state.counts.dropped.inc();
         }
     }
 
@@ -162,14 +165,18 @@ impl Sink for Lines {
         let state = &self.state;
         // Records differ in size: half of what fits is kept for those to come.
         !state.failing.load(Ordering::Relaxed)
-            && state.records.load(Ordering::Relaxed).saturating_add(several) <= QUEUE_RECORDS_MAX
+            && state.waiting().saturating_add(several) <= QUEUE_RECORDS_MAX
             && state.bytes.load(Ordering::Relaxed) <= QUEUE_BYTES_MAX / 2
     }
 }
 
 impl State {
+    fn waiting(&self) -> usize {
+        usize::try_from(self.counts.waiting.get()).unwrap_or(0)
+    }
+
     fn enter_anyway(&self, bytes: usize) -> usize {
-        self.records.fetch_add(1, Ordering::Relaxed);
+        self.counts.waiting.inc();
         self.bytes.fetch_add(bytes, Ordering::Relaxed)
     }
 
@@ -183,7 +190,7 @@ impl State {
     }
 
     fn leave(&self, records: usize, bytes: usize) {
-        self.records.fetch_sub(records, Ordering::Relaxed);
+        self.counts.waiting.sub(i64::try_from(records).unwrap_or(i64::MAX));
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -224,8 +231,8 @@ fn drain(receiver: &Receiver<Message>, mut out: Box<dyn Out>, state: &State) {
                 state.leave(records, bytes);
                 let lost = outcome.as_ref().err().map_or(0, |(lost, _)| *lost);
                 let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-                state.written.inc_by(count(records.saturating_sub(lost)));
-                state.dropped.inc_by(count(lost));
+                state.counts.written.inc_by(count(records.saturating_sub(lost)));
+                state.counts.dropped.inc_by(count(lost));
                 state.note(outcome.as_ref().map_err(|(_, error)| error));
                 if let (Ok(()), Err(error)) = (&outcome, out.rest(false)) {
                     state.note(Err::<(), _>(&error));
@@ -287,6 +294,17 @@ impl<W: Write + Send + 'static> Out for Stream<W> {
 mod tests {
     use super::*;
 
+    fn counts() -> Counts {
+        let [written, dropped] = ["written", "dropped"].map(|name| IntCounter::new(name, name).unwrap());
+        Counts { written, dropped, waiting: IntGauge::new("waiting", "waiting").unwrap() }
+    }
+
+    impl Counts {
+        fn all(&self) -> (u64, u64, i64) {
+            (self.written.get(), self.dropped.get(), self.waiting.get())
+        }
+    }
+
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
 
@@ -303,8 +321,8 @@ mod tests {
     #[test]
     fn a_record_is_one_line_whatever_is_in_it() {
         let out = Shared::default();
-        let [written, dropped] = ["written", "dropped"].map(|name| IntCounter::new(name, name).unwrap());
-        let lines = Lines::new(Stream::to(out.clone()), written.clone(), dropped.clone()).unwrap();
+        let counts = counts();
+        let lines = Lines::new(Stream::to(out.clone()), counts.clone()).unwrap();
         let hostile = "\u{1b}[2J\n{\"decision\":\"allow\"}".to_owned();
         for _ in 0..3 {
             lines.write(&Record { agent: Some(hostile.as_str().into()), ..Record::default() });
@@ -318,7 +336,7 @@ mod tests {
             assert!(!line.contains('\u{1b}'));
         }
         lines.write(&Record::default());
-        assert_eq!((written.get(), dropped.get()), (3, 1), "nobody writes any more");
+        assert_eq!(counts.all(), (3, 1, 0), "nobody writes any more");
     }
 
     /// Counts how often it is written to.
@@ -368,14 +386,14 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_counted_and_spoils_no_other_line() {
         let out = Shared::default();
-        let [written, dropped] = ["written", "dropped"].map(|name| IntCounter::new(name, name).unwrap());
-        let lines = Lines::new(Stream::to(Full(out.clone(), 0)), written.clone(), dropped.clone()).unwrap();
+        let counts = counts();
+        let lines = Lines::new(Stream::to(Full(out.clone(), 0)), counts.clone()).unwrap();
         for _ in 0..5 {
             lines.write(&Record::default());
         }
         lines.close();
         let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
         let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
-        assert_eq!((whole, written.get(), dropped.get()), (2, 2, 3), "{text}");
+        assert_eq!((whole, counts.all()), (2, (2, 3, 0)), "{text}");
     }
 }

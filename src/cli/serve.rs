@@ -137,32 +137,29 @@ struct Written {
 fn records(sinks: RecordSinks, metrics: &Metrics, has_predecessor: bool) -> std::io::Result<Written> {
     let (mut all, mut filed, mut unclosed) = (Vec::new(), None, None);
     if sinks.stdout {
-        let (written, dropped) = metrics.records("stdout");
-        all.push(Arc::new(Lines::new(Stream::to(std::io::stdout()), written, dropped)?));
+        all.push(Arc::new(Lines::new(Stream::to(std::io::stdout()), metrics.records("stdout"))?));
     }
     if let Some(settings) = sinks.file {
         let path = settings.path.display().to_string();
-        let (written, dropped) = metrics.records("file");
+        let counts = metrics.records("file");
         let lines = match has_predecessor {
             true => Heir::of(settings).and_then(|(heir, held)| {
                 unclosed = Some(held);
-                Lines::new(heir, written, dropped)
+                Lines::new(heir, counts)
             }),
-            false => RecordFile::open(settings).and_then(|file| Lines::new(file, written, dropped)),
+            false => RecordFile::open(settings).and_then(|file| Lines::new(file, counts)),
         };
         let lines =
             lines.map_err(|error| std::io::Error::new(error.kind(), format!("records to `{path}`: {error}")))?;
         all.push(filed.insert(Arc::new(lines)).clone());
     }
     if let Some(settings) = sinks.syslog {
-        let (written, dropped) = metrics.records("syslog");
         let (syslog, longest) = Syslog::new(&settings);
-        all.push(Arc::new(Lines::new(syslog, written, dropped)?.of_at_most(longest)));
+        all.push(Arc::new(Lines::new(syslog, metrics.records("syslog"))?.of_at_most(longest)));
     }
     if let Some(settings) = sinks.otlp {
-        let (written, dropped) = metrics.records("otlp");
         let receiver = OtlpRecords::of(&settings).map_err(|problem| std::io::Error::other(problem.to_string()))?;
-        all.push(Arc::new(Lines::new(receiver, written, dropped)?));
+        all.push(Arc::new(Lines::new(receiver, metrics.records("otlp"))?));
     }
     Ok(Written { all, file: filed, unclosed })
 }

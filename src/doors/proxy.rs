@@ -102,6 +102,7 @@ impl ProxyHttp for ProxyDoor {
         let timeout = passage.visit.limits().client_timeout;
         session.set_read_timeout(Some(timeout));
         session.set_write_timeout(Some(timeout));
+        passage.visit.came_by(session.req_header().version);
         if session.is_http2() {
             return as_in_http1(session.req_header_mut());
         }
@@ -360,6 +361,7 @@ impl ProxyHttp for ProxyDoor {
         if let Some(response) = final_response(session) {
             passage.visit.answered(response.status.as_u16());
         }
+        passage.visit.carried(session.as_ref().body_bytes_read(), session.as_ref().body_bytes_sent());
     }
 
     /// Every outcome has its decision record; pingora's own lines would repeat it, with the query.

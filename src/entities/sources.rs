@@ -242,10 +242,11 @@ impl Sources {
         self.entities.contains_key(kind)
     }
 
-    /// How each source fares, by name.
-    pub fn states(&self) -> impl Iterator<Item = (&str, LookupState)> {
+    /// How each source fares, by what it is a source of, and its name.
+    pub fn states(&self) -> impl Iterator<Item = (&'static str, &str, LookupState)> {
         let entities = self.entities.values().flatten().map(|source| (&*source.plan().name, source.state()));
-        entities.chain(self.consents.state())
+        let entities = entities.map(|(name, state)| ("source", name, state));
+        entities.chain(self.consents.state().map(|(name, state)| ("consent", name, state)))
     }
 
     /// Asks the sources of the entity's type, in order, for what is open of it.

@@ -25,6 +25,7 @@ impl Visit {
         if let Some(subject) = known {
             if snapshot.issuers.still_holds(subject.token(), now) {
                 self.record.token_cached = true;
+                self.gate.metrics.count_token(true);
                 self.note_names(subject.names());
                 return Ok(subject);
             }
@@ -32,6 +33,7 @@ impl Visit {
         }
         let learnt = {
             let metrics = &self.gate.metrics;
+            metrics.count_token(false);
             snapshot.subjects.get_or_learn(fingerprint, version, learn(snapshot, presented, now, metrics)).await
         };
         match learnt {

@@ -130,8 +130,9 @@ fn metrics(state: &State) -> Vec<u8> {
         for (issuer, said) in issuers.introspections() {
             metrics.note_introspections(issuer, said.active, said.inactive, said.failed);
         }
-        for (source, said) in snapshot.sources().states() {
+        for (of, source, said) in snapshot.sources().states() {
             metrics.note_lookups(source, said.answered, said.failed, said.paused);
+            metrics.note_cache(of, source, said.hits, said.misses);
         }
         for (limit, unanswered) in snapshot.rates().unanswered() {
             metrics.note_rates(limit, unanswered);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use portcullis::{
-    audit::{self, PreflightRecord, Record, ShadowOutcome, ShadowRecord, StageTimes},
+    audit::{self, PreflightRecord, Protocol, Record, ShadowOutcome, ShadowRecord, StageTimes},
     base::{files::Files, origin::Origin},
     config,
 };
@@ -178,7 +178,15 @@ fn every_field_of_a_record_is_described() {
         stages_us: StageTimes { request: Some(0), ..StageTimes::default() },
         skipped: vec![String::new()],
         decision_cached: true,
-        shadow: Some(ShadowRecord { outcome: ShadowOutcome::Skipped, decision: None, policies: Vec::new() }),
+        shadow: Some(ShadowRecord {
+            outcome: ShadowOutcome::Skipped,
+            decision: None,
+            policy_revision: "".into(),
+            policies: Vec::new(),
+        }),
+        protocol: Some(Protocol::Http2),
+        body_bytes: 1,
+        answer_bytes: 1,
         question: serde_json::value::to_raw_value(&0).ok(),
         attributes: vec![Origin { of: "", name: "".into(), source: "".into(), age_s: Some(0) }],
         ..Record::default()

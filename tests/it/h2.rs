@@ -115,7 +115,7 @@ pub(crate) async fn secured_over(stream: TcpStream, authority: &Path, offered: &
 }
 
 /// An answer, read to its end.
-async fn whole(response: ResponseFuture) -> Result<Answer, h2::Error> {
+pub(crate) async fn whole(response: ResponseFuture) -> Result<Answer, h2::Error> {
     let (head, mut body) = timeout(PATIENCE, response).await.expect("an answer")?.into_parts();
     let bytes = rest(&mut body).await?;
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::{
     cli::{self, free_port, portcullis, text},
-    house, wire,
+    h2, house, wire,
 };
 
 /// A gate of its own process, which is killed with the test.
@@ -222,6 +222,50 @@ async fn a_record_tells_by_whose_key_how_far_and_how_fast() {
         assert_eq!((record["stage"].as_str(), told), (Some(stage), passed), "{record}");
         assert!(record["upstream_status"].is_null() && record["upstream_us"].is_null());
         assert_eq!(record["key"].is_null(), stage == "token", "{record}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_tells_how_a_request_came_and_what_was_carried() {
+    let mut house = house::House::build(Some(house::ROUTES), &[], house::NOW).await;
+    let body = "x".repeat(3000);
+    for (version, protocol, fields, code) in [
+        ("1.1", "http/1.1", vec![house::bearer()], "allowed"),
+        ("1.0", "http/1.0", vec![house::bearer()], "allowed"),
+        ("1.1", "http/1.1", vec![], "token_missing"),
+    ] {
+        let fields = [fields, vec![("content-length".to_owned(), body.len().to_string())]].concat();
+        let request = wire::request("POST", "/users/user-1/data", &fields);
+        let request = text(&request).replace("HTTP/1.1", &format!("HTTP/{version}")) + &body;
+        let (answer, record) = house.ask(request.as_bytes()).await;
+        let record = serde_json::to_value(record.unwrap()).unwrap();
+        assert_eq!(
+            (&record["door"], &record["protocol"], &record["code"]),
+            (&json!("proxy"), &json!(protocol), &json!(code))
+        );
+        assert_eq!(record["answer_bytes"], answer.body.len(), "{record}");
+        let read = record["body_bytes"].as_u64().unwrap_or(0);
+        assert!(read == 3000 || code != "allowed" && read < 3000, "{record}");
+    }
+    // Of a request that nobody could read, nothing is known.
+    let (_, record) = house.ask(b"GET /users/user-1/data HTTP/9.9\r\nhost: gate\r\n\r\n").await;
+    let record = serde_json::to_value(record.unwrap()).unwrap();
+    let untold = ["protocol", "body_bytes", "answer_bytes"].map(|name| &record[name]);
+    assert_eq!((&record["door"], untold), (&json!("proxy"), [&Value::Null; 3]), "{record}");
+    let mut client = h2::Client::to(house.app.address()).await;
+    let post = h2::request("POST", "/users/user-1/data", &[house::bearer()]).unwrap();
+    let (response, mut sending) = client.begin(post, false).await;
+    sending.send_data(body.into(), true).unwrap();
+    let answer = h2::whole(response).await.unwrap();
+    let record = serde_json::to_value(house.record().await.unwrap()).unwrap();
+    assert_eq!((&record["protocol"], &record["body_bytes"]), (&json!("h2"), &json!(3000)), "{record}");
+    assert_eq!(record["answer_bytes"], answer.body.len(), "{record}");
+    // One token, three times: it was new once.
+    let metrics = house.operators("/metrics").await.body;
+    for (outcome, times) in [("hit", 2), ("miss", 1)] {
+        let line =
+            format!("portcullis_cache_answers_total{{cache=\"token\",outcome=\"{outcome}\",source=\"\"}} {times}\n");
+        assert!(metrics.contains(&line), "{metrics}");
     }
 }
 

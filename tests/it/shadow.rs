@@ -1,8 +1,15 @@
 //! Candidate policies beside those in force: they are told of, and decide nothing.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use portcullis::{audit::ShadowOutcome, base::files::Files, config};
+use portcullis::{
+    audit::ShadowOutcome,
+    base::{files::Files, revision},
+    config,
+};
 use serde_json::Value;
 
 use crate::{
@@ -43,6 +50,9 @@ async fn a_candidate_changes_no_answer_and_says_where_it_differs() {
         (200, &"allowed".into(), &"narrower".into())
     );
     assert_eq!(narrower["shadow"]["decision"], "deny");
+    let candidate = revision::of_files([(Path::new("all.cedar"), CANDIDATE)]);
+    assert_eq!(narrower["shadow"]["policy_revision"], *candidate);
+    assert_ne!(narrower["policy_revision"], *candidate);
     let (status, wider) = ask(&mut house, "/users/user-2/data").await;
     assert_eq!((status, &wider["code"], &wider["shadow"]["outcome"]), (403, &"access_denied".into(), &"wider".into()));
     assert_eq!(wider["shadow"]["policies"], serde_json::json!(["agent-reads-its-users-data"]));
@@ -64,7 +74,7 @@ async fn beyond_its_bound_a_candidate_is_not_asked_and_the_record_says_so() {
     while outcomes.len() < 2 || !outcomes.contains(&Value::from("skipped")) {
         assert!(began.elapsed() < Duration::from_secs(20), "{outcomes:?}");
         let (status, record) = ask(&mut house, "/users/user-1/data").await;
-        assert_eq!(status, 200);
+        assert_eq!((status, record["shadow"]["policy_revision"].as_str().map(str::len)), (200, Some(32)), "{record}");
         outcomes.push(record["shadow"]["outcome"].clone());
     }
     assert_eq!(outcomes[0], "narrower");

@@ -144,6 +144,18 @@ async fn respond(mood: Mood) -> Response<Full<Bytes>> {
     }
 }
 
+/// How often what the source says was known, and how often not.
+async fn known(house: &House, cache: &str, directory: &Directory) -> [u64; 2] {
+    let metrics = house.operators("/metrics").await.body;
+    let source = format!("http {}", directory.server.address());
+    ["hit", "miss"].map(|outcome| {
+        let name =
+            format!("portcullis_cache_answers_total{{cache=\"{cache}\",outcome=\"{outcome}\",source=\"{source}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_says_decides_and_is_told_with_its_age() {
     let directory = Directory::start(Mood::Says(json!({ "owner": "user-1" }))).await;
@@ -158,6 +170,7 @@ async fn what_a_server_says_decides_and_is_told_with_its_age() {
     assert_eq!(origins, json!([{ "of": "resource", "name": "owner", "source": name, "age_s": 0 }]));
     assert_eq!(code(&mut house, "caf%C3%A9").await, "allowed");
     assert_eq!(directory.questions(), 1, "it is kept");
+    assert_eq!(known(&house, "source", &directory).await, [1, 1]);
 
     let cases = [
         (json!({ "owner": "user-2" }), "access_denied", ""),
@@ -676,6 +689,8 @@ async fn consent_is_asked_of_a_server() {
     assert_eq!((&*told.name, told.age_s), ("care", Some(0)));
     house.at(NOW + 60);
     assert_eq!(code(&mut house, "d").await, "consent_missing", "it is kept, but not beyond its end");
+    let [hits, misses] = known(&house, "consent", &directory).await;
+    assert!(hits > 0 && misses == 1, "{hits} {misses}");
     let mut less = consent("care");
     less.as_object_mut().unwrap().remove("expires");
     for (mood, wanted) in [

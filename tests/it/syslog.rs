@@ -11,6 +11,7 @@ use std::{
 use portcullis::{
     audit::{
         Lines, Record, Sink,
+        lines::Counts,
         syslog::{Collector, Facility, SyslogSettings},
     },
     metrics::Metrics,
@@ -29,9 +30,8 @@ impl Sender {
         let settings =
             SyslogSettings { to, facility: Facility::Local0, app_name: "gate".into(), message_bytes_max: 8192 };
         let metrics = Metrics::new().unwrap();
-        let (written, dropped) = metrics.records("syslog");
         let (syslog, longest) = Syslog::new(&settings);
-        Self { lines: Lines::new(syslog, written, dropped).unwrap().of_at_most(longest), metrics }
+        Self { lines: Lines::new(syslog, metrics.records("syslog")).unwrap().of_at_most(longest), metrics }
     }
 
     fn send(&self, id: &str) {
@@ -41,8 +41,8 @@ impl Sender {
     /// Waits until so many are written and dropped.
     fn counts(&self, expected: (u64, u64)) {
         let counted = || {
-            let (written, dropped) = self.metrics.records("syslog");
-            (written.get(), dropped.get())
+            let counts = self.metrics.records("syslog");
+            (counts.written.get(), counts.dropped.get())
         };
         let deadline = Instant::now() + Duration::from_secs(20);
         while counted() != expected {
@@ -157,13 +157,15 @@ fn a_collector_that_takes_nothing_holds_nobody_up() {
     // Who waited for the collector would wait for hours: this is for slow machines.
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     let deadline = Instant::now() + Duration::from_secs(20);
-    while sender.metrics.records("syslog").1.get() == 0 {
+    while sender.metrics.records("syslog").dropped.get() == 0 {
         assert!(Instant::now() < deadline, "nothing is dropped");
         std::thread::sleep(Duration::from_millis(5));
     }
+    let Counts { written, dropped, waiting } = sender.metrics.records("syslog");
+    assert!(waiting.get() > 0);
     sender.lines.close();
-    let (written, dropped) = sender.metrics.records("syslog");
     assert_eq!(written.get() + dropped.get(), 3001, "each is counted");
+    assert_eq!(waiting.get(), 0);
     drop(stream);
 }
 

@@ -132,7 +132,8 @@ async fn bytes_flow_both_ways_once_the_upstream_has_switched() {
     ] {
         assert_eq!(asked.all(name), [value], "{name}");
     }
-    for part in [&b"ping"[..], b"GET /users/user-2/data HTTP/1.1\r\nhost: gate\r\n\r\n", b"\x81\x00\xff"] {
+    let parts = [&b"ping"[..], b"GET /users/user-2/data HTTP/1.1\r\nhost: gate\r\n\r\n", b"\x81\x00\xff"];
+    for part in parts {
         stream.write_all(part).await.unwrap();
         assert_eq!(next(&mut stream).await, part.to_ascii_uppercase());
     }
@@ -140,6 +141,8 @@ async fn bytes_flow_both_ways_once_the_upstream_has_switched() {
     assert_eq!(next(&mut stream).await, b"");
     let record = house.record().await.unwrap();
     assert_eq!((record.decision, record.code, record.status), (Outcome::Allow, "allowed", 101));
+    let passed = u64::try_from(parts.concat().len()).unwrap();
+    assert_eq!((record.body_bytes, record.answer_bytes), (passed, passed));
     assert!(house.record().await.is_none());
 }
 

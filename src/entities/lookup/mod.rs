@@ -82,6 +82,10 @@ pub struct LookupState {
     pub answered: u64,
     /// Questions that failed.
     pub failed: u64,
+    /// How often what it would say was known.
+    pub hits: u64,
+    /// How often it was not.
+    pub misses: u64,
     /// Whether it is left alone for now.
     pub paused: bool,
 }
@@ -117,6 +121,8 @@ pub(crate) struct Lookup<K: Keeps> {
     breaker: Breaker,
     answered: AtomicU64,
     failed: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
     failing: AtomicBool,
 }
 
@@ -180,6 +186,8 @@ impl<K: Keeps> Lookup<K> {
             asker,
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
             failing: AtomicBool::new(false),
         }
     }
@@ -196,6 +204,8 @@ impl<K: Keeps> Lookup<K> {
         LookupState {
             answered: self.answered.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
             paused: self.breaker.is_open(),
         }
     }
@@ -209,8 +219,10 @@ impl<K: Keeps> Lookup<K> {
         if let Some(known) = self.known.get(&name).await
             && let Some(answer) = self.fresh(&known)
         {
+            self.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(answer);
         }
+        self.misses.fetch_add(1, Ordering::Relaxed);
         // One asks about a key; the others wait for what it hears.
         let asked = self.known.entry(name).and_try_compute_with(|entry| async {
             let before = entry.map(moka::Entry::into_value);
