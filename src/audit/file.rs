@@ -70,8 +70,8 @@ impl Out for RecordFile {
     }
 
     fn rest(&mut self, ends: bool) -> io::Result<()> {
+        self.follow()?;
         if ends && self.dropped > 0 {
-            self.follow()?;
             self.tell_dropped()?;
             self.finish()?;
         }

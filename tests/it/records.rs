@@ -158,6 +158,61 @@ fn no_record_that_counts_as_written_is_lost_when_the_gate_is_killed() {
 }
 
 #[test]
+fn a_file_that_is_moved_away_is_begun_anew_with_the_signal_of_whoever_moved_it() {
+    let (folder, file) =
+        folder("file: { path: records.jsonl, chain: true, signing_key: { file: signing.pem }, sign_every_s: 1 }");
+    let mut gate = start(&file);
+    let (folder, over) = (folder.path(), Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let (over, address) = (over.clone(), gate.address.clone());
+            thread::spawn(move || {
+                let asked = || get(&address, "/users/user-1/data").unwrap().contains(" 401 ");
+                std::iter::repeat_with(asked).take_while(|good| *good && !over.load(Ordering::Relaxed)).count()
+            })
+        })
+        .collect();
+    let path = folder.join("records.jsonl");
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}: never");
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let records = |path: &Path| fs::read_to_string(path).map_or(0, |text| text.matches("\"decision_id\"").count());
+    let moved = |number: usize| {
+        wait("records", &|| records(&path) > 20);
+        let to = folder.join(format!("records.jsonl.{number}"));
+        fs::rename(&path, &to).unwrap();
+        let sent = Command::new("kill").args(["-HUP", &gate.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        to
+    };
+    for number in [4, 3, 2] {
+        moved(number);
+    }
+    wait("records", &|| records(&path) > 20);
+    over.store(true, Ordering::Relaxed);
+    // What a client was answered last is not counted by it.
+    let asked = clients.into_iter().map(|client| client.join().unwrap() + 1).sum::<usize>();
+    wait("all that was asked", &|| written(&gate) == u64::try_from(asked).unwrap());
+    // Though nobody asks any more, and though it is to sign what stands in the file that was moved.
+    let quiet = moved(1);
+    let length = fs::metadata(&quiet).unwrap().len();
+    wait("another file", &|| fs::read_to_string(&path).is_ok_and(|text| text.contains("\"chain\":\"opened\"")));
+    wait("a signature", &|| fs::read_to_string(&path).unwrap().contains("\"chain\":\"signed\""));
+    assert_eq!(fs::metadata(&quiet).unwrap().len(), length, "it gets no more");
+    let terminated = Command::new("kill").arg(gate.child.id().to_string()).status().unwrap();
+    assert!(terminated.success() && gate.child.wait().unwrap().success());
+    let all = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let all = all.filter(|path| path.to_string_lossy().contains("records.jsonl"));
+    assert_eq!(all.map(|path| records(&path)).sum::<usize>(), asked);
+    let (whole, said) = verify(folder);
+    assert!(whole && said.starts_with("whole: "), "{said}");
+}
+
+#[test]
 fn no_request_passes_unrecorded_where_none_may() {
     for (when_full, ends) in [("refuse", "records_unavailable"), ("accept_unrecorded", "token_missing")] {
         // A disk that is always full.
