@@ -354,14 +354,13 @@ mod tests {
 
     #[test]
     fn what_comes_together_is_written_together() {
-        let [written, dropped] = ["written", "dropped"].map(|name| IntCounter::new(name, name).unwrap());
-        let times = Arc::new(AtomicUsize::new(0));
-        let lines = Lines::new(Counting(times.clone()), written.clone(), dropped).unwrap();
+        let (counts, times) = (counts(), Arc::new(AtomicUsize::new(0)));
+        let lines = Lines::new(Counting(times.clone()), counts.clone()).unwrap();
         for _ in 0..BATCH_MAX {
             lines.write(&Record::default());
         }
         lines.close();
-        assert_eq!(written.get(), 1024);
+        assert_eq!(counts.all(), (1024, 0, 0));
         // Each wait is long enough for hundreds; a machine that is busy may take several.
         assert!(times.load(Ordering::SeqCst) < 200, "{times:?}");
     }

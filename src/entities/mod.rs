@@ -13,6 +13,7 @@ pub mod lookup;
 pub mod plan;
 pub mod profile;
 pub mod recorded;
+mod requirements;
 pub mod route;
 pub mod schema;
 pub mod sources;
@@ -55,7 +56,7 @@ pub use self::{
 use crate::{
     base::{clock::Timestamp, origin::Origin, outside::Outside, problem::Problems, pseudonym::Kind, spanned::Spanned},
     request::{Inbound, route::Match},
-    token::{VerifiedToken, binding::Possession, delegation::Delegated},
+    token::{VerifiedToken, binding::Possession},
 };
 
 /// The section `entities`: the schema's names for those who ask, and what is written down of entities.
@@ -301,7 +302,7 @@ impl Mapping {
         now: Timestamp,
     ) -> Result<DecisionRequest, MappingError> {
         let plan = found.route;
-        requirements(plan, subject)?;
+        requirements::check(plan, subject)?;
         let missing = |name: &str| MappingError::ClaimMissing(name.to_owned());
         let kind = self.contexts.get(plan.context).ok_or_else(|| missing("context"))?;
         let mut context = subject.context(plan.context, &kind.ty)?;
@@ -380,26 +381,6 @@ fn with(context: Context, name: &str, member: RestrictedExpression) -> Result<Co
     let more = Context::from_pairs([(name.to_owned(), member)]).map_err(|error| error.to_string());
     let whole = more.and_then(|more| context.merge(more).map_err(|error| error.to_string()));
     whole.map_err(|_| MappingError::ClaimMissing(name.to_owned()))
-}
-
-fn requirements(plan: &RoutePlan, subject: &Subject) -> Result<(), MappingError> {
-    match (plan.delegation(), subject.token().delegated()) {
-        (DelegationRule::Required, Delegated::Nobody | Delegated::Unclear) => {
-            return Err(MappingError::DelegationMissing);
-        }
-        (DelegationRule::Forbidden, Delegated::User(_)) => return Err(MappingError::DelegationForbidden),
-        (DelegationRule::Forbidden | DelegationRule::Optional, Delegated::Unclear) => {
-            return Err(MappingError::DelegationUnclear);
-        }
-        (DelegationRule::Required | DelegationRule::Optional, Delegated::User(_))
-        | (DelegationRule::Forbidden | DelegationRule::Optional, Delegated::Nobody) => {}
-    }
-    match plan.scope() {
-        Some(wanted) if !subject.scopes().iter().any(|held| held == wanted) => {
-            Err(MappingError::ScopeMissing(wanted.into()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(all(test, feature = "doors"))]
