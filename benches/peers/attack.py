@@ -100,7 +100,7 @@ def attack(options, folder, issuer, upstream):
                 for flood in FLOODS:
                     for pace, think in PACES.items():
                         case = Case(flood.name, status=flood.status, think_ms=think)
-                        count = flood.count or (30_000 if not think else 8_000) * seconds // 2
+                        count = flood.count or (9_000 if not think else 4_500) * (seconds + 1)
                         tokens = own / f"{serial}.tokens"
                         tokens.write_text("\n".join(flood.tokens(issuer, range(serial, serial + count))) + "\n")
                         serial += count

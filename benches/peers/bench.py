@@ -25,7 +25,7 @@ def read_options():
     options = argparse.ArgumentParser()
     options.add_argument("binary")
     options.add_argument("--floor", help="the program that forwards without a gate")
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--rounds", type=int, default=4)
     options.add_argument("--seconds", type=int, default=1, help="how long each case is asked in a round")
     options.add_argument("--tokens", type=int, default=10_000, help="that are each used once, where tokens are cold")
     options.add_argument("--parts", help="of peers, growth, attack; all by default")
@@ -57,24 +57,34 @@ def main():
         folder = Path(name)
         issuer = Issuer(folder)
         with service(folder) as upstream:
-            if "peers" in parts:
-                cases = chosen(CASES, options.cases, lambda it: it.name)
-                for algorithm in {case.algorithm for case in cases if case.cold}:
-                    lines = (issuer.token(algorithm, serial) for serial in range(10, 10 + options.tokens))
-                    (folder / f"{algorithm}.tokens").write_text("\n".join(lines) + "\n")
-                kinds = chosen(there, options.peers, lambda it: it.name)
-                result["peers"] = compare(kinds, cases, options, folder, issuer, upstream)
-            if "growth" in parts:
-                result["growth"] = growth(chosen(TABLES, options.growth), options, folder, issuer, upstream)
-            if "attack" in parts:
-                result["attack"] = attack(options, folder, issuer, upstream)
+            for part in parts:
+                given = (options, folder, issuer, upstream)
+                if part == "peers":
+                    cases = chosen(CASES, options.cases, lambda it: it.name)
+                    kinds = chosen(there, options.peers, lambda it: it.name)
+                    cold_tokens({case.algorithm for case in cases if case.cold}, options, folder, issuer)
+                    result[part] = compare(kinds, cases, *given)
+                elif part == "growth":
+                    result[part] = growth(chosen(TABLES, options.growth), *given)
+                else:
+                    result[part] = attack(*given)
+                tell(part, result, options)
+
+
+def cold_tokens(algorithms, options, folder, issuer):
+    for algorithm in algorithms:
+        lines = (issuer.token(algorithm, serial) for serial in range(10, 10 + options.tokens))
+        (folder / f"{algorithm}.tokens").write_text("\n".join(lines) + "\n")
+
+
+def tell(part, result, options):
+    """Of each part as soon as it is measured."""
+    print(report.PARTS[part](result), flush=True)
     if options.out:
         Path(options.out).write_text(json.dumps(result, indent=1))
-    for part in parts:
-        print(report.PARTS[part](result))
     if options.docs:
-        report.write(result)
-        print("docs/benchmarks.md is written", file=sys.stderr)
+        report.write(part, result)
+        print(f"docs/benchmarks.md: {part} is written", file=sys.stderr)
 
 
 main()

@@ -153,16 +153,18 @@ class Running:
     def load(self, case, seconds, **environment):
         """A round. One in which nothing at all was answered, and nothing failed, says only that the machine was busy: then a longer one."""
         for seconds in (seconds, 3 * seconds, 10 * seconds):
-            before = cpu_seconds(self.process.pid)
-            done = subprocess.run(**wrk(self.port, case, seconds, **environment), capture_output=True, text=True, timeout=seconds + 60,
-                                  check=False)
+            before, load = cpu_seconds(self.process.pid), wrk(self.port, case, seconds, **environment)
+            try:
+                done = subprocess.run(**load, capture_output=True, text=True, timeout=seconds + 30, check=False)
+            except subprocess.TimeoutExpired:
+                continue
             cpu = cpu_seconds(self.process.pid) - before
-            if done.returncode or " 0 requests in" not in done.stdout or "Socket errors" in done.stdout:
-                break
-        if done.returncode:
-            sys.exit(f"{self.folder.name}, {case.name}: {done.stderr}")
-        rate, requests, latencies = read(case, done.stdout, self.folder.name)
-        return Round(requests, cpu * 1e6 / requests, rate, latencies)
+            if done.returncode:
+                sys.exit(f"{self.folder.name}, {case.name}: {done.stderr}")
+            if " 0 requests in" not in done.stdout or "Socket errors" in done.stdout:
+                rate, requests, latencies = read(case, done.stdout, self.folder.name)
+                return Round(requests, cpu * 1e6 / requests, rate, latencies)
+        sys.exit(f"{self.folder.name}, {case.name}: no answer")
 
     def memory(self, what="VmRSS"):
         return memory_mib(self.process.pid, what)

@@ -190,18 +190,13 @@ def plot(peers):
             f'<rect width="{width}" height="{y}" fill="#fff"/>\n' + "\n".join(lines) + "\n</svg>\n")
 
 
-def write(result):
+def write(part, result):
     """Puts what was measured in its place; what was not stays as it is."""
     page = DOCS / "benchmarks.md"
-    text = page.read_text()
-    rounds = f"{result['rounds']} rounds of {result['seconds']} s"
-    for part, tell in PARTS.items():
-        if part not in result:
-            continue
-        mark = re.compile(rf"(<!-- {part} -->\n).*?(<!-- end of {part} -->)", re.S)
-        told = f"{result['date']}, {result['machine']}, {rounds}, Portcullis {result['version']}.\n\n{tell(result)}"
-        text, count = mark.subn(lambda found: found[1] + told + found[2], text)
-        assert count == 1, f"docs/benchmarks.md has no place for {part}"
+    said = f"{result['date']}, {result['machine']}, {result['rounds']} rounds of {result['seconds']} s, Portcullis {result['version']}.\n\n"
+    mark = re.compile(rf"(<!-- {part} -->\n).*?(<!-- end of {part} -->)", re.S)
+    text, count = mark.subn(lambda found: found[1] + said + PARTS[part](result) + found[2], page.read_text())
+    assert count == 1, f"docs/benchmarks.md has no place for {part}"
     page.write_text(text)
-    if "peers" in result:
+    if part == "peers":
         (DOCS / "benchmarks.svg").write_text(plot(result["peers"]))
