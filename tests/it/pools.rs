@@ -65,6 +65,14 @@ impl Server {
         self.does.store(does, Ordering::SeqCst);
     }
 
+    /// Listens no more, once this ends.
+    async fn leave(&self) {
+        self.task.abort();
+        while !self.task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn asked(&self) -> usize {
         self.asked.lock().unwrap().len()
     }
@@ -149,7 +157,7 @@ async fn a_request_that_no_server_took_goes_to_another_one_whatever_it_is() {
     let servers = servers(2).await;
     let mut house = gate(&[&servers[0], &servers[1]], "").await;
     // Nobody listens there any more.
-    servers[0].task.abort();
+    servers[0].leave().await;
     let mut again = 0;
     for method in ["GET", "POST", "GET", "POST"] {
         let (status, code, server, retries) = ask(&mut house, method).await;
@@ -157,7 +165,7 @@ async fn a_request_that_no_server_took_goes_to_another_one_whatever_it_is() {
         again += retries;
     }
     assert_eq!(again, 2);
-    servers[1].task.abort();
+    servers[1].leave().await;
     servers[1].will(CLOSES);
     let (answer, record) = house.ask(&call("GET")).await;
     assert_eq!((answer.status, record.unwrap().code), (502, "upstream_unreachable"));
