@@ -7,6 +7,7 @@ mod agreement;
 mod assertion;
 mod authoring;
 mod bodies;
+mod canary;
 mod cases;
 mod checks;
 mod cli;
