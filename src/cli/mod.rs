@@ -1,6 +1,8 @@
 //! The command line.
 
 mod audit;
+mod browse;
+mod browsing;
 mod explain;
 mod explained;
 mod follow;
@@ -9,6 +11,7 @@ mod serve;
 mod tail;
 mod terminal;
 mod test;
+mod whole;
 
 use std::{
     io::Write,

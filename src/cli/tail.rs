@@ -10,11 +10,14 @@ use std::{
 
 use super::{
     bad_config,
+    browse::{Browser, Row},
+    browsing::{self, Canvas, Pressed},
     explain::of_line,
     explained::told,
     fail,
     follow::Followed,
     terminal::{Screen, Tone, escaped, tame},
+    whole::whole,
 };
 use crate::{
     authoring::recorded::{self, Line, RecordLine},
@@ -24,6 +27,9 @@ use crate::{
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Lines that are read before somebody who looks through them is heard again.
+const LINES_AT_ONCE: usize = 1000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -51,7 +57,7 @@ pub(super) struct Options {
     /// Show the records as they are.
     #[arg(long)]
     json: bool,
-    /// Below each denial tell why, as `explain` does.
+    /// Below each denial, and in what is shown whole, tell why, as `explain` does.
     #[arg(long, conflicts_with = "json")]
     explain: bool,
     /// The configuration file, for `--explain`.
@@ -114,6 +120,9 @@ impl Tail<'_> {
                 past.pop_front();
             }
         }
+        if !self.options.json && browsing::is_possible() {
+            return self.browse(file, past);
+        }
         for (line, record) in past {
             self.show(Some(self.told(&line, &record)))?;
         }
@@ -123,6 +132,60 @@ impl Tail<'_> {
                 None => std::thread::sleep(LOOK_EVERY),
             }
         }
+    }
+
+    /// Lets somebody at a terminal look through decisions while more come.
+    fn browse(&mut self, mut file: Followed, past: VecDeque<(Vec<u8>, RecordLine)>) -> Result<(), Failure> {
+        let closed = |_| Failure::Closed;
+        let canvas = Canvas::take().map_err(closed)?;
+        let (mut browser, mut size, mut drawn, mut failed) = (Browser::default(), (0, 0), Vec::new(), None);
+        let row = |tail: &Self, record: Vec<u8>, read: &RecordLine| Row { told: tail.line(read), record };
+        past.into_iter().for_each(|(line, record)| browser.take(row(&*self, line, &record)));
+        canvas.listen();
+        loop {
+            let mut read = 0;
+            while read < LINES_AT_ONCE && failed.is_none() {
+                match file.next() {
+                    Ok(Some(line)) => {
+                        if let Some(record) = self.matching(&line) {
+                            browser.take(row(&*self, line, &record));
+                        }
+                        read = read.saturating_add(1);
+                    }
+                    Ok(None) => break,
+                    Err(error) => failed = Some(error),
+                }
+            }
+            if canvas.size() != size {
+                (size, self.screen, drawn) = (canvas.size(), Screen::new(), Vec::new());
+                browser.fit(size.1, |record| self.whole(record));
+            }
+            let mut lines = browser.frame();
+            if let (Some(error), Some(last)) = (&failed, lines.last_mut()) {
+                *last = self.screen.paint(Tone::Bad, &format!("the file cannot be read: {error}"));
+            }
+            if lines != drawn {
+                canvas.draw(&lines).map_err(closed)?;
+                drawn = lines;
+            }
+            let patience = if read < LINES_AT_ONCE { LOOK_EVERY } else { Duration::ZERO };
+            let goes_on = match canvas.pressed(patience).map_err(closed)? {
+                None => continue,
+                Some(Pressed::Leave) => false,
+                Some(Pressed::Wish(wish)) => browser.wish(wish, |record| self.whole(record)),
+                Some(Pressed::Other) => true,
+            };
+            if !goes_on {
+                return failed.map_or(Ok(()), |error| Err(unread(error)));
+            }
+            canvas.listen();
+        }
+    }
+
+    /// All that is known of a decision: its record, and why it was so, where that is asked for.
+    fn whole(&self, line: &[u8]) -> String {
+        let account = serde_json::from_slice(line).ok().and_then(|record| self.account(&record));
+        whole(&self.screen, line) + &account.map(|account| format!("\n{account}")).unwrap_or_default()
     }
 
     fn show(&mut self, text: Option<String>) -> Result<(), Failure> {
@@ -154,15 +217,18 @@ impl Tail<'_> {
             return format!("{}\n", escaped(String::from_utf8_lossy(line).trim_end()));
         }
         let text = self.screen.cut(&self.line(record));
-        let account = self.blueprint.as_ref().filter(|_| record.decision == "deny").map(|blueprint| {
-            match of_line(blueprint, record) {
-                Ok(account) => told(&self.screen, &account),
-                Err(why) => self.screen.wrapped("", &why),
-            }
-        });
-        let account = account.unwrap_or_default();
+        let account =
+            Some(record).filter(|it| it.decision == "deny").and_then(|it| self.account(it)).unwrap_or_default();
         let indented = account.lines().map(|line| format!("    {line}").trim_end().to_owned() + "\n");
         format!("{text}\n{}", indented.collect::<String>())
+    }
+
+    /// Why it was decided so, where a configuration is there to tell.
+    fn account(&self, record: &RecordLine) -> Option<String> {
+        self.blueprint.as_ref().map(|blueprint| match of_line(blueprint, record) {
+            Ok(account) => told(&self.screen, &account),
+            Err(why) => self.screen.wrapped("", &why),
+        })
     }
 
     fn line(&self, record: &RecordLine) -> String {

@@ -148,7 +148,7 @@ fn what_clients_send_gives_the_terminal_no_orders() {
     append(&path, &record(0, &json!({ "path": format!("{EVIL}{}", "x".repeat(1000)) })));
     let script = "import pty, sys\npty.spawn(sys.argv[1:])";
     let mut terminal = Command::new("python3");
-    terminal.args(["-c", script, "sh", "-c", "stty rows 24 cols 90 && exec \"$0\" tail \"$1\""]);
+    terminal.args(["-c", script, "sh", "-c", "stty rows 24 cols 90 && exec \"$0\" tail \"$1\" </dev/null"]);
     terminal.args([portcullis().get_program().to_str().unwrap(), path.to_str().unwrap()]).env("TERM", "xterm");
     let mut following = Following::start(terminal.env_remove("NO_COLOR"));
     let line = following.line();
@@ -158,4 +158,101 @@ fn what_clients_send_gives_the_terminal_no_orders() {
     let plain: String =
         plain.map(|(number, part)| if number == 0 { part } else { part.split_once('m').unwrap().1 }).collect();
     assert!(is_calm(&plain) && plain.chars().count() <= 90, "{plain:?}");
+}
+
+/// Runs a program at a terminal of 10 lines of 90 columns, step by step: what is to be seen, what is pressed then, and what is added to
+/// the file then. What was seen goes to standard output, after the last step with how the terminal was left.
+const TERMINAL: &str = r#"
+import fcntl, json, os, pty, select, struct, sys, termios, time
+steps, path, program = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:]
+child, master = pty.fork()
+if child == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 90, 0, 0))
+    os.execv(program[0], program)
+def read():
+    try:
+        return os.read(master, 65536).decode(errors="replace")
+    except OSError:
+        return ""
+for expected, keys, added in steps:
+    seen, deadline = "", time.time() + 20
+    while expected not in seen:
+        ready = select.select([master], [], [], max(0, deadline - time.time()))[0]
+        more = read() if ready else ""
+        seen += more
+        if not more:
+            sys.exit("never " + repr(expected) + " in " + repr(seen))
+    sys.stdout.write(seen)
+    with open(path, "a") as file:
+        file.write(added)
+    os.write(master, keys.encode())
+while more := read():
+    sys.stdout.write(more)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+cooked = termios.tcgetattr(master)[3] & (termios.ECHO | termios.ICANON) == termios.ECHO | termios.ICANON
+print("\n" + json.dumps([status, cooked]))
+"#;
+
+/// What is seen at a terminal of this kind, and how the program and the terminal were left.
+fn at_terminal(kind: &str, path: &Path, arguments: &[&str], steps: &[(&str, &str, String)]) -> (String, Value) {
+    let mut command = Command::new("python3");
+    command.args(["-c", TERMINAL, &json!(steps).to_string()]).arg(path).arg(portcullis().get_program());
+    let path = path.to_str().unwrap();
+    let output =
+        command.args([&["tail", path], arguments].concat()).env("TERM", kind).env("NO_COLOR", "1").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let seen = text(&output.stdout);
+    let (seen, left) = seen.trim_end().rsplit_once('\n').unwrap();
+    (seen.to_owned(), serde_json::from_str(left).unwrap())
+}
+
+#[test]
+fn at_a_terminal_decisions_can_be_looked_through_while_more_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    (0..4).for_each(|number| append(&path, &record(number, &json!({}))));
+    append(&path, &record(4, &json!({ "agent": "agent-2" })));
+    let more =
+        json!({ "annotations": { "reads": { "owner": "team" } }, "side": "user", "stages_us": { "policy": 11 } });
+    append(&path, &record(5, &more));
+    let (none, new) = (String::new(), record(6, &json!({ "path": EVIL, "agent": "agent-1" })));
+    let steps = [
+        ("5 of 5, following", "k", none.clone()),
+        ("\u{25b6} 12:00:00.123 ID3 ", "j", none.clone()),
+        ("5 of 5, following", "\u{1b}[A\u{1b}[A", none.clone()),
+        ("\u{25b6} 12:00:00.123 ID2 ", "", new),
+        ("3 of 6 ", "\u{1b}[B\u{1b}[B", none.clone()),
+        ("\u{25b6} 12:00:00.123 ID5 ", "\r", none.clone()),
+        ("lines below", "G", none.clone()),
+        ("policy 11", "\u{1b}", none.clone()),
+        ("5 of 6 ", "G", none.clone()),
+        ("6 of 6, following", "\r", none.clone()),
+        ("lines below", "q", none.clone()),
+        ("6 of 6, following", "q", none.clone()),
+    ];
+    let (seen, left) = at_terminal("xterm", &path, &["--agent", "agent-1"], &steps);
+    assert_eq!(left, json!([0, true]), "it leaves the terminal as it was");
+    for told in ["owner team", "side         user", "decision_id  ID5", "\u{1b}[?1049l"] {
+        assert!(seen.contains(told), "{told}: {seen}");
+    }
+    assert!(!seen.contains("ID4"), "a filter is a filter");
+    // But for the few orders of its own there are none.
+    let seen = seen.replace("\r\n", "\n");
+    let mut parts = seen.split("\u{1b}[");
+    let first = parts.next().unwrap().to_owned();
+    let rest = parts.map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, ';' | '?')));
+    let rest = rest.map(|part| part.strip_prefix(['H', 'K', 'h', 'l']).unwrap_or_else(|| panic!("{part:?}")));
+    assert!(is_calm(&(first + &rest.collect::<String>())), "{seen:?}");
+}
+
+#[test]
+fn at_a_terminal_that_cannot_be_drawn_on_and_for_json_lines_stay_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    append(&path, &record(0, &json!({})));
+    for (kind, arguments, told) in [("dumb", &[][..], " ID0 allow"), ("xterm", &["--json"], "\"ID0\"")] {
+        let (seen, left) = at_terminal(kind, &path, arguments, &[(told, "\u{3}", String::new())]);
+        assert!(!seen.contains('\u{1b}'), "{seen:?}");
+        assert_eq!(left, json!([-2, true]), "it is interrupted");
+    }
 }

@@ -1,0 +1,111 @@
+//! A terminal with somebody in front of it: what is pressed, and what is drawn.
+
+use std::{
+    env,
+    io::{self, IsTerminal},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use console::{Key, Term};
+
+use super::browse::Wish;
+
+/// To a screen of its own without a cursor (xterm's control sequences).
+const ENTER: &str = "\u{1b}[?1049h\u{1b}[?25l";
+
+/// Back to what was there before.
+const LEAVE: &str = "\u{1b}[?25h\u{1b}[?1049l";
+
+/// To the first line.
+const HOME: &str = "\u{1b}[H";
+
+/// Without what stood on the line.
+const ERASE: &str = "\u{1b}[2K";
+
+/// Whether there is somebody, and a terminal that can be drawn on.
+pub(super) fn is_possible() -> bool {
+    let can_draw = env::var("TERM").is_ok_and(|term| !matches!(&*term, "" | "dumb"));
+    can_draw && io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// The terminal, which is given back as it was.
+#[derive(Debug)]
+pub(super) struct Canvas {
+    term: Term,
+    pressed: Receiver<io::Result<Key>>,
+    keys: Sender<io::Result<Key>>,
+}
+
+/// What somebody presses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pressed {
+    /// For this.
+    Wish(Wish),
+    /// To leave, wherever they are.
+    Leave,
+    /// What means nothing.
+    Other,
+}
+
+impl Canvas {
+    /// Takes the terminal.
+    pub(super) fn take() -> io::Result<Self> {
+        let (keys, pressed) = channel();
+        let canvas = Self { term: Term::stdout(), pressed, keys };
+        canvas.term.write_str(ENTER)?;
+        Ok(canvas)
+    }
+
+    /// Columns and lines.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let (lines, columns) = self.term.size();
+        (columns.into(), lines.into())
+    }
+
+    /// Shows these lines, each cut where the terminal would break it.
+    pub(super) fn draw(&self, lines: &[String]) -> io::Result<()> {
+        let (columns, height) = self.size();
+        let lines = lines.iter().take(height);
+        let lines: Vec<_> = lines.map(|line| format!("{ERASE}{}", console::truncate_str(line, columns, "…"))).collect();
+        self.term.write_str(&format!("{HOME}{}", lines.join("\n")))
+    }
+
+    /// Listens for one key. Only then are keys not shown as they are pressed: whoever leaves listens no more.
+    pub(super) fn listen(&self) {
+        let keys = self.keys.clone();
+        thread::spawn(move || keys.send(Term::stdout().read_key_raw()));
+    }
+
+    /// What is pressed within `patience`, if anything is.
+    pub(super) fn pressed(&self, patience: Duration) -> io::Result<Option<Pressed>> {
+        match self.pressed.recv_timeout(patience) {
+            Ok(key) => key.map(|key| Some(meaning(&key))),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Ok(Some(Pressed::Leave)),
+        }
+    }
+}
+
+impl Drop for Canvas {
+    fn drop(&mut self) {
+        // Where the terminal is gone there is nothing to give back.
+        let _ = self.term.write_str(LEAVE);
+    }
+}
+
+const fn meaning(key: &Key) -> Pressed {
+    Pressed::Wish(match key {
+        Key::CtrlC => return Pressed::Leave,
+        Key::ArrowUp | Key::Char('k') => Wish::Up,
+        Key::ArrowDown | Key::Char('j') => Wish::Down,
+        Key::PageUp | Key::Char('b') => Wish::PageUp,
+        Key::PageDown | Key::Char(' ') => Wish::PageDown,
+        Key::Home | Key::Char('g') => Wish::First,
+        Key::End | Key::Char('G') => Wish::Last,
+        Key::Enter => Wish::Open,
+        Key::Escape | Key::Char('q') => Wish::Back,
+        _ => return Pressed::Other,
+    })
+}
