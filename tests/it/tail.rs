@@ -228,7 +228,7 @@ fn at_a_terminal_decisions_can_be_looked_through_while_more_come() {
         ("5 of 6 ", "G", none.clone()),
         ("6 of 6, following", "\r", none.clone()),
         ("lines below", "q", none.clone()),
-        ("6 of 6, following", "q", none.clone()),
+        ("6 of 6, following", "q", none),
     ];
     let (seen, left) = at_terminal("xterm", &path, &["--agent", "agent-1"], &steps);
     assert_eq!(left, json!([0, true]), "it leaves the terminal as it was");
