@@ -3,7 +3,7 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -11,7 +11,10 @@ use std::{
 use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderValue, Method, header};
 use portcullis::{
-    audit::{Record, Sink},
+    audit::{
+        Record, Sink,
+        lines::{Lines, Stream},
+    },
     authoring::keys::SigningKey,
     base::{
         clock::{SystemClock, Timestamp},
@@ -59,6 +62,26 @@ impl Sink for Nowhere {
     }
 }
 
+/// Takes records and leaves them as they are.
+#[derive(Clone, Default)]
+struct Unwritten(Arc<Mutex<Option<Record>>>);
+
+impl Sink for Unwritten {
+    fn write(&self, record: &Record) {
+        black_box(record);
+        // The last is looked at by whoever wants to see one.
+        if let Ok(mut last) = self.0.try_lock()
+            && last.is_none()
+        {
+            *last = Some(record.clone());
+        }
+    }
+
+    fn has_room(&self, _: usize) -> bool {
+        true
+    }
+}
+
 /// Keys for assertions, made for this alone.
 const SIGNING_KEYS: [(&str, &str); 2] = [
     (
@@ -78,6 +101,11 @@ impl Bench {
 
     /// One whose configuration is changed so.
     fn with(change: impl FnOnce(String) -> String) -> Self {
+        Self::writing(change, Arc::new(Nowhere))
+    }
+
+    /// The same, whose records go to `sink`.
+    fn writing(change: impl FnOnce(String) -> String, sink: Arc<dyn Sink>) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let _inside = runtime.enter();
         let keys = [SigningKey::rs256("rsa"), SigningKey::es256("ec")].map(|key| key.expect("randomness"));
@@ -103,7 +131,7 @@ impl Bench {
             current.load().issuers().first_attempts().await;
         });
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let gate = Gate::new(current, Arc::new(SystemClock), Arc::new(Nowhere), metrics);
+        let gate = Gate::new(current, Arc::new(SystemClock), sink, metrics);
         drop(_inside);
         Self { runtime, gate, issuers, keys }
     }
@@ -196,6 +224,66 @@ fn walk_hot_denied(bencher: Bencher<'_, '_>) {
     let bench = Bench::new();
     let headers = bearer(&bench.token(0, 0));
     bencher.bench(|| assert!(!bench.walk(&headers, b"/users/user-2/data")));
+}
+
+/// The walk allowed, whose record nobody writes: what `walk_hot_allowed` is more is the line.
+#[divan::bench]
+fn walk_hot_unrecorded(bencher: Bencher<'_, '_>) {
+    let bench = Bench::writing(|text| text, Arc::new(Unwritten::default()));
+    let headers = bearer(&bench.token(0, 0));
+    bencher.bench(|| assert!(bench.walk(&headers, b"/users/user-1/data")));
+}
+
+/// A visit that begins and ends: its time, id and trace, and all that is done at its end but the line and most of the counting.
+#[divan::bench]
+fn record_of_nothing(bencher: Bencher<'_, '_>) {
+    let bench = Bench::writing(|text| text, Arc::new(Unwritten::default()));
+    bencher.bench(|| drop(bench.gate.receive()));
+}
+
+/// The record of a request that was allowed, its token known, as after an answer.
+fn allowed() -> Record {
+    let unwritten = Unwritten::default();
+    let bench = Bench::writing(|text| text, Arc::new(unwritten.clone()));
+    let headers = bearer(&bench.token(0, 0));
+    assert!(bench.walk(&headers, b"/users/user-1/data"));
+    unwritten.0.lock().expect("a record").take();
+    assert!(bench.walk(&headers, b"/users/user-1/data"));
+    let record = unwritten.0.lock().expect("a record").take().expect("a record");
+    assert!(record.token_cached && record.code == "allowed");
+    Record {
+        status: 200,
+        server: Some("127.0.0.1:9000".into()),
+        upstream_status: Some(200),
+        upstream_us: Some(700),
+        ..record
+    }
+}
+
+/// Everything that is done with such a record: it is counted, made a line, and queued for the thread that writes.
+#[divan::bench]
+fn record_kept(bencher: Bencher<'_, '_>) {
+    let (record, metrics) = (allowed(), Metrics::new().expect("metrics"));
+    let lines = Lines::new(Stream::to(std::io::sink()), metrics.records("stdout")).expect("a thread");
+    bencher.bench(|| {
+        metrics.count(black_box(&record));
+        lines.write(&record);
+    });
+    lines.close();
+}
+
+/// Of that, the line alone.
+#[divan::bench]
+fn record_line(bencher: Bencher<'_, '_>) {
+    let record = allowed();
+    bencher.bench(|| serde_json::to_vec(black_box(&record)));
+}
+
+/// Of that, the counting alone.
+#[divan::bench]
+fn record_counted(bencher: Bencher<'_, '_>) {
+    let (record, metrics) = (allowed(), Metrics::new().expect("metrics"));
+    bencher.bench(|| metrics.count(black_box(&record)));
 }
 
 /// The whole walk with a token never seen before.
