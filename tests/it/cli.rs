@@ -120,6 +120,17 @@ fn the_demo_goes_as_it_should() {
 }
 
 #[test]
+fn the_demo_tells_what_a_request_costs() {
+    let shown = run(&["demo", "--cost", "50"]);
+    let told = text(&shown.stdout);
+    assert!(shown.status.success(), "{told}{}", text(&shown.stderr));
+    let rows: Vec<_> = told.lines().filter_map(|line| line.split_once(": ")).collect();
+    let names: Vec<_> = rows.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["allowed", "allowed, as remembered", "denied", "denied, as remembered"], "{told}");
+    assert!(rows.iter().all(|(_, cost)| cost.ends_with(" µs")), "{told}");
+}
+
+#[test]
 fn the_demo_fails_when_the_policies_are_not_what_they_should_be() {
     let (folder, file) = folder(&house::repository("config.yaml"));
     let open = "@id(\"open\") permit (principal, action, resource);";

@@ -1,0 +1,126 @@
+//! `portcullis demo --cost`: what the gate itself makes of a request costs, in this process: the walk and the record, nothing
+//! of the network.
+
+use std::{
+    hint::black_box,
+    io::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, header};
+use serde_json::json;
+
+use super::{EXAMPLE, EXAMPLE_CONFIG, Failure};
+use crate::{
+    audit::{Record, Sink},
+    authoring::keys::SigningKey,
+    base::{clock::SystemClock, files::Files, outside::Outside, spanned::Spanned},
+    config,
+    metrics::Metrics,
+    pipeline::Gate,
+    request::Head,
+    server::fetch::HttpFetch,
+    snapshot::Current,
+};
+
+/// Rounds, of which the quickest is told: the machine has other things to do meanwhile.
+const ROUNDS: u32 = 10;
+
+/// What is walked: a name, the path asked for, whether it is allowed, and whether the decision may be remembered.
+const ROWS: [(&str, &str, bool, bool); 4] = [
+    ("allowed", "/users/user-1/data", true, false),
+    ("allowed, as remembered", "/users/user-1/data", true, true),
+    ("denied", "/users/user-2/data", false, false),
+    ("denied, as remembered", "/users/user-2/data", false, true),
+];
+
+/// Takes a record as those do that write it.
+struct Written;
+
+impl Sink for Written {
+    fn write(&self, record: &Record) {
+        let _ = black_box(serde_json::to_vec(record));
+    }
+
+    fn has_room(&self, _: usize) -> bool {
+        true
+    }
+}
+
+/// Tells what each row costs, by so many walks.
+///
+/// # Errors
+/// When the built-in example cannot be put to work, or a walk ends otherwise than it should.
+pub(super) async fn tell(walks: u32) -> Result<(), Failure> {
+    let key = SigningKey::rs256("cost")?;
+    let gates = (gate(&key, false).await?, gate(&key, true).await?);
+    let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer(&key)?)]);
+    let each = (walks / ROUNDS).max(1);
+    for (name, path, is_allowed, remembers) in ROWS {
+        let gate = if remembers { &gates.1 } else { &gates.0 };
+        let (method, target, headers) = (&Method::GET, path.as_bytes(), &headers);
+        let head = Head { method, target, headers, wire: None, peer: None, certificate: None };
+        // From the third time on everything is known that is ever remembered.
+        for _ in 0..3 {
+            if gate.receive().admit(&head).await.is_ok() != is_allowed {
+                return Err(format!("{name}: it ends otherwise").into());
+            }
+        }
+        let mut quickest = Duration::MAX;
+        for _ in 0..ROUNDS {
+            let begin = Instant::now();
+            if hot(gate, &head, each) != (if is_allowed { each } else { 0 }) {
+                return Err(format!("{name}: it ends otherwise").into());
+            }
+            quickest = quickest.min(begin.elapsed());
+        }
+        let micros = quickest.as_secs_f64() * 1e6 / f64::from(each);
+        writeln!(std::io::stdout(), "{name}: {micros:.2} µs")?;
+    }
+    Ok(())
+}
+
+/// Walks so often with a token that is known; how often that was allowed. Not inlined, so that a profiler finds it.
+#[inline(never)]
+fn hot(gate: &Gate, head: &Head<'_>, walks: u32) -> u32 {
+    let mut allowed = 0_u32;
+    for _ in 0..walks {
+        // What is known is not waited for.
+        let outcome = gate.receive().admit(head).now_or_never();
+        allowed = allowed.saturating_add(u32::from(matches!(black_box(outcome), Some(Ok(_)))));
+    }
+    allowed
+}
+
+/// A gate of the built-in example that knows `key`.
+async fn gate(key: &SigningKey, remembers: bool) -> Result<Gate, Failure> {
+    let keys = json!({ "keys": [key.jwk()] }).to_string();
+    let files = Files::memory(EXAMPLE.into_iter().chain([("cost.json", keys.as_str())]));
+    let mut loaded = config::parse("config.yaml".into(), EXAMPLE_CONFIG.into(), files.clone())?.unserved();
+    if let Some(issuer) = loaded.config.issuers.value.first_mut() {
+        issuer.settings_mut().jwks_uri = None;
+        issuer.settings_mut().jwks_file = Some(Spanned::nowhere("cost.json".into()));
+    }
+    let mut blueprint = loaded.compile()?.blueprint;
+    if !remembers {
+        blueprint.decisions_cached_max = 0;
+    }
+    let outside = Outside::without_databases(Arc::new(SystemClock), Arc::new(HttpFetch::new()?), files);
+    let snapshot = blueprint.start(&outside, None);
+    snapshot.issuers().first_attempts().await;
+    Ok(Gate::new(Arc::new(Current::new(snapshot)), Arc::new(SystemClock), Arc::new(Written), Arc::new(Metrics::new()?)))
+}
+
+/// The token of the flow.
+fn bearer(key: &SigningKey) -> Result<HeaderValue, Failure> {
+    let token = key.sign(&json!({
+        "iss": "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agents", "sub": "1example23456789",
+        "client_id": "1example23456789", "version": 2, "token_use": "access", "callerApp": "ExampleChatApplication",
+        "scope": "crossDomainService/read userData/read", "auth_time": 1_795_000_000, "iat": 1_600_000_000,
+        "exp": 4_000_000_000_u64, "jti": "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee",
+        "onBehalfOf": { "sub": "user-1", "username": "my-example-username", "groups": ["readaccess"] },
+    }))?;
+    Ok(HeaderValue::from_str(&format!("Bearer {token}"))?)
+}
