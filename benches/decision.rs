@@ -22,11 +22,18 @@ use portcullis::{
         outside::Outside,
     },
     config,
+    entities::{Subject, sources::Sources},
+    forward::identity::Told,
     metrics::Metrics,
     pipeline::{Admission, Gate},
-    request::{Head, Inbound, Limits, path::Target},
+    request::{
+        Head, Inbound, Limits,
+        path::Target,
+        rewrite::Outbound,
+        route::{PathTemplate, RouteTable},
+    },
     server::fetch::HttpFetch,
-    snapshot::Current,
+    snapshot::{Blueprint, Current},
     token::{
         Issuers, Presented, RawToken, Trust, VerifiedToken,
         cache::{CacheLimits, Remembered, TokenCache},
@@ -35,6 +42,10 @@ use portcullis::{
 };
 use serde_json::json;
 use tokio::runtime::Runtime;
+
+/// Allocations are counted beside times: `alloc` and `max alloc` of each row.
+#[global_allocator]
+static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();
 
 fn main() {
     divan::main();
@@ -46,6 +57,9 @@ const ISSUER: &str = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_agen
 struct Bench {
     runtime: Runtime,
     gate: Gate,
+    /// What the gate was made of.
+    blueprint: Blueprint,
+    current: Arc<Current>,
     issuers: Issuers,
     keys: [SigningKey; 2],
 }
@@ -125,15 +139,16 @@ impl Bench {
         let outside = Outside::without_databases(Arc::new(SystemClock), fetch, files.clone());
         let rules = Rules::compile(&loaded.config.issuers.value[0], &files).expect("the example");
         let issuers = Issuers::start(Trust::plain(vec![rules]).expect("randomness"), &outside, None);
-        let current = Arc::new(Current::new(compiled.blueprint.start(&outside, None)));
+        let blueprint = compiled.blueprint;
+        let current = Arc::new(Current::new(blueprint.clone().start(&outside, None)));
         runtime.block_on(async {
             issuers.first_attempts().await;
             current.load().issuers().first_attempts().await;
         });
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let gate = Gate::new(current, Arc::new(SystemClock), sink, metrics);
+        let gate = Gate::new(current.clone(), Arc::new(SystemClock), sink, metrics);
         drop(_inside);
-        Self { runtime, gate, issuers, keys }
+        Self { runtime, gate, blueprint, current, issuers, keys }
     }
 
     /// The scenario's token; `serial` makes each one another.
@@ -187,10 +202,14 @@ fn signature_alone(bencher: Bencher<'_, '_>, key: usize) {
     });
 }
 
-/// The whole walk, record included, with a token that is known.
-#[divan::bench]
-fn walk_hot_allowed(bencher: Bencher<'_, '_>) {
-    let bench = Bench::new();
+/// Where nothing is remembered of decisions.
+const FORGETFUL: &str = "limits: { decisions_cached_max: 0 }\n";
+
+/// The whole walk, record included, with a token that is known: the policies are asked each time, or the decision is
+/// remembered too.
+#[divan::bench(args = ["asked", "remembered"])]
+fn walk_hot_allowed(bencher: Bencher<'_, '_>, how: &str) {
+    let bench = Bench::with(|text| if how == "asked" { text + FORGETFUL } else { text });
     let headers = bearer(&bench.token(0, 0));
     bencher.bench(|| assert!(bench.walk(&headers, b"/users/user-1/data")));
 }
@@ -219,9 +238,9 @@ fn walk_hot_asserted(bencher: Bencher<'_, '_>, key: &str) {
 }
 
 /// The same, denied by policy.
-#[divan::bench]
-fn walk_hot_denied(bencher: Bencher<'_, '_>) {
-    let bench = Bench::new();
+#[divan::bench(args = ["asked", "remembered"])]
+fn walk_hot_denied(bencher: Bencher<'_, '_>, how: &str) {
+    let bench = Bench::with(|text| if how == "asked" { text + FORGETFUL } else { text });
     let headers = bearer(&bench.token(0, 0));
     bencher.bench(|| assert!(!bench.walk(&headers, b"/users/user-2/data")));
 }
@@ -366,4 +385,122 @@ fn read_head(bencher: Bencher<'_, '_>) {
         certificate: None,
     };
     bencher.bench(|| Inbound::parse(black_box(&head), &Limits::default()).is_ok());
+}
+
+/// Finding the last of so many routes, and none of them.
+#[divan::bench(args = [(10, "data"), (1_000, "data"), (1_000, "nothing")])]
+fn match_route(bencher: Bencher<'_, '_>, (routes, last): (usize, &str)) {
+    let mut table = RouteTable::default();
+    for number in 0..routes {
+        let template = PathTemplate::parse(&format!("/service-{number}/users/{{id}}/data")).expect("a template");
+        table.insert(&[], &[Method::GET], &template, number).expect("another route");
+    }
+    let target = format!("/service-{}/users/user-1/{last}", routes - 1);
+    let target = Target::parse(target.as_bytes()).expect("a target");
+    let is_there = last == "data";
+    bencher
+        .bench(|| assert!(table.find(None, &Method::GET, black_box(target)).is_ok_and(|it| it.is_some() == is_there)));
+}
+
+/// A believed token and its request, for what comes after.
+struct Believed<'a> {
+    bench: &'a Bench,
+    headers: HeaderMap,
+}
+
+impl<'a> Believed<'a> {
+    fn of(bench: &'a Bench) -> Self {
+        Self { bench, headers: bearer(&bench.token(0, 0)) }
+    }
+
+    fn inbound(&self) -> Inbound<'_> {
+        let (method, target) = (&Method::GET, b"/users/user-1/data".as_slice());
+        let head = Head { method, target, headers: &self.headers, wire: None, peer: None, certificate: None };
+        Inbound::parse(&head, &Limits::default()).expect("a request")
+    }
+
+    fn token(&self) -> Arc<VerifiedToken> {
+        let inbound = self.inbound();
+        let presented = Presented::of(&inbound).expect("a token");
+        Arc::new(self.bench.runtime.block_on(self.bench.issuers.verify(presented.token, NOW)).expect("a good token"))
+    }
+
+    fn subject(&self, token: Arc<VerifiedToken>) -> Subject {
+        let mapping = &self.bench.blueprint.mapping;
+        let names = mapping.names(&token).expect("a principal");
+        mapping.subject(token, names).expect("a subject")
+    }
+}
+
+const NOW: Timestamp = Timestamp::from_seconds(1_795_000_000);
+
+/// What Cedar needs of a token, once per token.
+#[divan::bench]
+fn map_subject(bencher: Bencher<'_, '_>) {
+    let bench = Bench::new();
+    let believed = Believed::of(&bench);
+    let token = believed.token();
+    bencher.bench(|| believed.subject(black_box(token.clone())));
+}
+
+/// The question that a request puts: resource, context and the entities beside it.
+#[divan::bench]
+fn make_question(bencher: Bencher<'_, '_>) {
+    let bench = Bench::new();
+    let believed = Believed::of(&bench);
+    let (inbound, subject, sources) = (believed.inbound(), believed.subject(believed.token()), Sources::default());
+    let presented = Presented::of(&inbound).expect("a token");
+    let possession = bench.issuers.possession(subject.token(), &presented, &inbound, NOW).expect("a bearer token");
+    let found = bench.blueprint.routes.find(None, inbound.method(), inbound.target()).expect("one reading");
+    let found = found.expect("a route");
+    let mapping = &bench.blueprint.mapping;
+    bencher.bench(|| {
+        let question = mapping.question(&sources, &found, &subject, &possession, black_box(&inbound), NOW);
+        assert!(futures_now(question).is_ok());
+    });
+}
+
+/// Answering it, and what is owed to the upstream for an allowance.
+#[divan::bench(args = ["decide", "owe"])]
+fn answer_question(bencher: Bencher<'_, '_>, what: &str) {
+    let bench = Bench::with(|text| text + FORGETFUL);
+    let headers = bearer(&bench.token(0, 0));
+    let target = b"/users/user-1/data";
+    let head = Head { method: &Method::GET, target, headers: &headers, wire: None, peer: None, certificate: None };
+    let mut visit = bench.gate.receive();
+    assert!(bench.runtime.block_on(visit.admit(&head)).is_ok());
+    let question = visit.question().expect("it was asked");
+    let policies = &bench.blueprint.stores.named(None).expect("the default store").policies;
+    if what == "decide" {
+        return bencher.bench(|| assert!(policies.decide(black_box(question)).into_result().is_ok()));
+    }
+    let allowed = policies.decide(question).into_result().expect("it is allowed");
+    let (identity, snapshot) = (Arc::new(bench.blueprint.identity.clone()), bench.current.load());
+    let pool = snapshot.pools().of(None).expect("the upstream");
+    let told = Told {
+        agent: "1example23456789",
+        user: Some("user-1"),
+        app: Some("ExampleChatApplication"),
+        decision_id: visit.decision_id(),
+        client: "1example23456789",
+        action: "Action::\"readOnly\"",
+        resource: "",
+        policy_revision: policies.revision(),
+    };
+    bencher.bench(|| {
+        let target = Target::parse(target).and_then(|target| Outbound::of(target, None)).expect("a target");
+        identity.obligations(pool, target, black_box(&allowed), &told)
+    });
+}
+
+/// The record of an allowance as a line.
+#[divan::bench]
+fn write_record(bencher: Bencher<'_, '_>) {
+    let bench = Bench::new();
+    let headers = bearer(&bench.token(0, 0));
+    let target = b"/users/user-1/data";
+    let head = Head { method: &Method::GET, target, headers: &headers, wire: None, peer: None, certificate: None };
+    let mut visit = bench.gate.receive();
+    assert!(bench.runtime.block_on(visit.admit(&head)).is_ok());
+    bencher.bench(|| serde_json::to_vec(black_box(visit.record())).is_ok());
 }
