@@ -104,8 +104,9 @@ def fill(size, running, folder, tokens):
     for first in range(0, size.tokens, SOME):
         lines = tokens[first:min(first + SOME, size.tokens)]
         some.write_text("\n".join(lines) + "\n")
-        while running.load(size.case, 1, TOKENS=some).requests < 0.98 * len(lines):
-            pass
+        seconds = 1
+        while running.load(size.case, seconds, TOKENS=some).requests < 0.98 * len(lines):
+            seconds *= 2
     size.figures["bytes_each"] = (running.memory() - before) * 1024 * 1024 / size.tokens
 
 
