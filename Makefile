@@ -7,7 +7,7 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/portcullis
 
 # Programs that the build and the tests need, and the Debian packages they come in.
 BUILD_NEEDS := cmake:cmake cc:gcc
-TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm c++:g++ wrk:wrk h2load:nghttp2-client postgres:postgresql redis-server:redis-server rsyslogd:rsyslog promtool:prometheus
+TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm c++:g++ wrk:wrk h2load:nghttp2-client postgres:postgresql redis-server:redis-server rsyslogd:rsyslog promtool:prometheus valgrind:valgrind
 # What Helm's templates are made of, in Go.
 TEST_NEEDS += go:golang-go gocode/github.com/Masterminds/sprig:golang-github-masterminds-sprig-dev gocode/github.com/ghodss/yaml:golang-github-ghodss-yaml-dev gocode/github.com/xeipuuv/gojsonschema:golang-github-xeipuuv-gojsonschema-dev
 
@@ -41,6 +41,7 @@ audit:
 # Issuers, a verifier, clients and upstreams that nobody here wrote, around the release binary.
 interop: build
 	$(RELEASE) demo --once --config config.yaml
+	.ci/instructions $(RELEASE)
 	bash tests/interop/cognito/run.sh $(RELEASE)
 	bash tests/interop/oidc-provider/run.sh $(RELEASE)
 	bash tests/interop/jwt-oracle/run.sh $(RELEASE)

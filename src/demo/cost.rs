@@ -1,5 +1,5 @@
 //! `portcullis demo --cost`: what the gate itself makes of a request costs, in this process: the walk and the record, nothing
-//! of the network.
+//! of the network. `.ci/instructions` counts the same by instruction.
 
 use std::{
     hint::black_box,
@@ -49,16 +49,18 @@ impl Sink for Written {
     }
 }
 
-/// Tells what each row costs, by so many walks.
+/// Tells what each row costs, or this one alone, by so many walks.
 ///
 /// # Errors
 /// When the built-in example cannot be put to work, or a walk ends otherwise than it should.
-pub(super) async fn tell(walks: u32) -> Result<(), Failure> {
+pub(super) async fn tell(walks: u32, only: Option<&str>) -> Result<(), Failure> {
     let key = SigningKey::rs256("cost")?;
     let gates = (gate(&key, false).await?, gate(&key, true).await?);
     let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer(&key)?)]);
     let each = (walks / ROUNDS).max(1);
-    for (name, path, is_allowed, remembers) in ROWS {
+    for (name, path, is_allowed, remembers) in
+        ROWS.into_iter().filter(|(name, ..)| only.is_none_or(|only| only == *name))
+    {
         let gate = if remembers { &gates.1 } else { &gates.0 };
         let (method, target, headers) = (&Method::GET, path.as_bytes(), &headers);
         let head = Head { method, target, headers, wire: None, peer: None, certificate: None };

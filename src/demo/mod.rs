@@ -34,6 +34,9 @@ pub struct Options {
     /// Only tell what a request costs inside the gate, by the quickest of ten rounds of so many walks together.
     #[arg(long, value_name = "WALKS", num_args = 0..=1, default_missing_value = "100000", conflicts_with_all = ["once", "config"])]
     cost: Option<u32>,
+    /// Tell that of this row alone.
+    #[arg(long, value_name = "ROW", requires = "cost")]
+    only: Option<String>,
 }
 
 /// The repository's own example, so that a binary alone can show it.
@@ -68,7 +71,7 @@ pub fn example() -> Result<Loaded, crate::base::problem::Problems> {
 
 async fn show(options: Options) -> Result<bool, Failure> {
     if let Some(walks) = options.cost {
-        cost::tell(walks).await?;
+        cost::tell(walks, options.only.as_deref()).await?;
         return Ok(true);
     }
     let mut loaded = match &options.config {

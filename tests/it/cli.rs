@@ -128,6 +128,8 @@ fn the_demo_tells_what_a_request_costs() {
     let names: Vec<_> = rows.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, ["allowed", "allowed, as remembered", "denied", "denied, as remembered"], "{told}");
     assert!(rows.iter().all(|(_, cost)| cost.ends_with(" µs")), "{told}");
+    let one = text(&run(&["demo", "--cost", "50", "--only", "denied"]).stdout);
+    assert!(one.starts_with("denied: ") && one.lines().count() == 1, "{one}");
 }
 
 #[test]
