@@ -94,7 +94,7 @@ fn written(gate: &Gate) -> u64 {
 }
 
 fn verify(folder: &Path) -> (bool, String) {
-    let mut files: Vec<_> = (1..10).rev().map(|number| format!("records.jsonl.{number}")).collect();
+    let mut files: Vec<_> = (1..=100).rev().map(|number| format!("records.jsonl.{number}")).collect();
     files.push("records.jsonl".into());
     files.retain(|name| folder.join(name).exists());
     let verified = portcullis()
@@ -109,7 +109,7 @@ fn verify(folder: &Path) -> (bool, String) {
 #[test]
 fn no_record_that_counts_as_written_is_lost_when_the_gate_is_killed() {
     let (folder, file) = folder(
-        "file: { path: records.jsonl, bytes_max: 65536, sync: true, chain: true, signing_key: { file: signing.pem } }",
+        "file: { path: records.jsonl, bytes_max: 65536, keep: 100, sync: true, chain: true, signing_key: { file: signing.pem } }",
     );
     let folder = folder.path();
     let mut known = 0;
