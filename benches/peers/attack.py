@@ -1,14 +1,15 @@
 """What becomes of good requests at a fixed low rate while somebody floods the gate with others, each with a token of its own."""
 
-import contextlib
-import http.server
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "interop"))
+
+from keys import keys
 from measure import Case, Running, free_port, percentile, read, wrk
 from peers import Portcullis
 
@@ -51,32 +52,6 @@ FLOODS = [
     Flood("tokens of 24 kB", each(ballast="a" * 17_000 + "{}"), count=200),
     Flood("good tokens, each once", each(), status=200, count=0),
 ]
-
-
-@contextlib.contextmanager
-def keys(folder):
-    """An issuer's key set by HTTP; tells its port, and how often it was asked for."""
-    asked = []
-
-    class Answers(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            body = (folder / "keys.json").read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server.server_address[1], asked
-    finally:
-        server.shutdown()
 
 
 def attack(options, folder, issuer, upstream):

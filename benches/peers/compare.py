@@ -50,7 +50,7 @@ def prove(peer, running, issuer):
 def serves(peer, case):
     if not peer.gates:
         return case.name in FORWARDED
-    return case.algorithm in peer.algorithms and (peer.plain or not case.plain)
+    return case.algorithm in peer.algorithms and (peer.plain or not case.plain) and case.connections <= peer.connections_max
 
 
 def compare(kinds, cases, options, folder, issuer, upstream):

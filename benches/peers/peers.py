@@ -26,6 +26,8 @@ class Peer:
 
     gates = plain = rival = True
     algorithms = ("RS256", "ES256")
+    # As many as it is asked by.
+    connections_max = 4096
 
     def __init__(self, folder):
         self.folder = folder
@@ -241,6 +243,8 @@ http {{
 
 class Express(Peer):
     name = "Express with aws-jwt-verify and cedar-wasm"
+    # With 512 it sometimes answers nobody.
+    connections_max = 64
     home = None
     node = "node"
 

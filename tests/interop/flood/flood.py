@@ -1,8 +1,6 @@
 """Good requests beside floods of bad ones; see run.sh."""
 
 import collections
-import contextlib
-import http.server
 import json
 import os
 import re
@@ -10,12 +8,12 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gate import ISSUER, ROOT, Gate, Issuer, b64
+from keys import keys
 
 SECONDS = int(os.environ.get("SECONDS_EACH", "2"))
 TOKENS = 2_000
@@ -39,32 +37,6 @@ FLOODS = {
     "unknown issuers": (lambda: token(iss=f"https://{secrets.token_hex(8)}.example"), "issuer_unknown"),
     "tokens of 12 kB": (lambda: token(ballast=secrets.token_hex(4_500)), "token_malformed"),
 }
-
-
-@contextlib.contextmanager
-def keys(folder):
-    """The issuer's keys by HTTP: where, and how often they were asked for."""
-    asked = []
-
-    class Answers(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            body = (folder / "keys.json").read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/keys", asked
-    finally:
-        server.shutdown()
 
 
 def wrk(gate, connections, seconds, **environment):
@@ -110,8 +82,8 @@ def main():
         (folder / "policies").mkdir()
         for policy in ("schema.cedarschema", "users.cedar"):
             (folder / "policies" / policy).write_text((ROOT / "policies" / policy).read_text())
-        with keys(folder) as (where, asked):
-            gate = Gate(sys.argv[1], folder, "", keys=f"jwks_uri: '{where}'")
+        with keys(folder) as (port, asked):
+            gate = Gate(sys.argv[1], folder, "", keys=f"jwks_uri: 'http://127.0.0.1:{port}/keys'")
             try:
                 gate.wait_until_ready()
                 began, mine = time.monotonic(), issuer.token()
