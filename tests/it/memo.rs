@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use portcullis::audit::Record;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     agreement::{self, POOL, SCHEMA},
@@ -36,6 +36,9 @@ trusted_proxies: { addresses: [127.0.0.1] }
 ";
     agreement::CONFIG.replace("records: { questions: true }\n", routes) + more
 }
+
+/// What errs, allows or denies by a claim and a path alone.
+const SURE: [&str; 2] = [FURTHER[3], "forbid (principal, action, resource) when { resource.kind == \"secrets\" };"];
 
 /// A record without what no two visits, or no two gates, have in common.
 fn comparable(record: &Record) -> Value {
@@ -75,7 +78,9 @@ async fn a_gate_that_remembers_says_and_records_what_one_does_that_asks_each_tim
     // Of some sets no policy reads time or peer, so that much is remembered.
     let still: Vec<_> =
         pool.iter().copied().filter(|it| !it.contains(".time") && !it.contains("request has peer")).collect();
-    let mut sets: Vec<_> = (0..4).map(|_| draw(1..=5, &pool)).collect();
+    // Whatever is drawn, of this one each of three outcomes is remembered.
+    let mut sets = vec![SURE.to_vec()];
+    sets.extend((0..4).map(|_| draw(1..=5, &pool)));
     sets.extend((0..4).map(|_| draw(1..=5, &still)));
     let mut requests = TestRunner::default();
     let (mut remembered, mut asked_again) = (BTreeMap::<&str, usize>::new(), 0);
@@ -85,8 +90,10 @@ async fn a_gate_that_remembers_says_and_records_what_one_does_that_asks_each_tim
         let files = files.map(|(name, text)| (format!("policies/{name}"), text));
         let mut remembering = House::build(Some(&config("")), &files, NOW).await;
         let mut forgetful = House::build(Some(&config(FORGETFUL)), &files, NOW).await;
-        for _ in 0..12 {
-            let (method, user, kind, over) = agreement::asked().new_tree(&mut requests).unwrap().current();
+        let drawn = (0..12).map(|_| agreement::asked().new_tree(&mut requests).unwrap().current());
+        let sure = [("data", i64::MAX), ("data", 1), ("secrets", 1)]
+            .map(|(kind, amount)| ("GET", "user-1", kind, Map::from_iter([("amount".into(), amount.into())])));
+        for (method, user, kind, over) in sure.into_iter().chain(drawn).collect::<Vec<_>>() {
             let mut claims = house::claims();
             for (name, value) in over.into_iter().filter(|(_, value)| !value.is_null()) {
                 claims[name] = value;
