@@ -12,6 +12,7 @@ use std::{
 
 use prometheus::{Encoder, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+pub use self::caches::Cache;
 use self::{caches::Caches, sinks::Sinks, visits::Visits};
 use crate::{
     audit::{Record, ShadowOutcome, lines::Counts},
@@ -288,9 +289,9 @@ impl Metrics {
         known.set(known.get().max(paused));
     }
 
-    /// Counts a token that was looked for among those that are known.
-    pub fn count_token(&self, is_known: bool) {
-        self.caches.count_token(is_known);
+    /// Counts what was looked for in a cache.
+    pub fn count_lookup(&self, cache: Cache, is_known: bool) {
+        self.caches.count(cache, is_known);
     }
 
     /// Notes how often what a source said was still known, and how often not; `cache` is what kind of source it is.

@@ -28,13 +28,30 @@ use crate::{
 /// Rounds, of which the quickest is told: the machine has other things to do meanwhile.
 const ROUNDS: u32 = 10;
 
-/// What is walked: a name, the path asked for, whether it is allowed, and whether the decision may be remembered.
-const ROWS: [(&str, &str, bool, bool); 4] = [
-    ("allowed", "/users/user-1/data", true, false),
-    ("allowed, as remembered", "/users/user-1/data", true, true),
-    ("denied", "/users/user-2/data", false, false),
-    ("denied, as remembered", "/users/user-2/data", false, true),
+/// What a gate makes of each request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It asks its policies.
+    Asking,
+    /// It asks them once.
+    Remembering,
+    /// It asks them, and they read what each request says anew.
+    Reading,
+}
+
+/// What is walked: a name, the path asked for, whether it is allowed, and by which gate.
+const ROWS: [(&str, &str, bool, Kind); 5] = [
+    ("allowed", "/users/user-1/data", true, Kind::Asking),
+    ("allowed, as remembered", "/users/user-1/data", true, Kind::Remembering),
+    ("allowed, by what the request says", "/users/user-1/data", true, Kind::Reading),
+    ("denied", "/users/user-2/data", false, Kind::Asking),
+    ("denied, as remembered", "/users/user-2/data", false, Kind::Remembering),
 ];
+
+/// What policies may read of a request where they read it, and one that does.
+const READ: &str = "consent?: Consent, request: { headers: { tier: Set<String> } },";
+const READS: &str =
+    r#"@id("asks") forbid (principal, action, resource) when { context.request.headers.tier.contains("none") };"#;
 
 /// Takes a record as those do that write it.
 struct Written;
@@ -55,13 +72,10 @@ impl Sink for Written {
 /// When the built-in example cannot be put to work, or a walk ends otherwise than it should.
 pub(super) async fn tell(walks: u32, only: Option<&str>) -> Result<(), Failure> {
     let key = SigningKey::rs256("cost")?;
-    let gates = (gate(&key, false).await?, gate(&key, true).await?);
     let headers = HeaderMap::from_iter([(header::AUTHORIZATION, bearer(&key)?)]);
     let each = (walks / ROUNDS).max(1);
-    for (name, path, is_allowed, remembers) in
-        ROWS.into_iter().filter(|(name, ..)| only.is_none_or(|only| only == *name))
-    {
-        let gate = if remembers { &gates.1 } else { &gates.0 };
+    for (name, path, is_allowed, kind) in ROWS.into_iter().filter(|(name, ..)| only.is_none_or(|only| only == *name)) {
+        let gate = &gate(&key, kind).await?;
         let (method, target, headers) = (&Method::GET, path.as_bytes(), &headers);
         let head = Head { method, target, headers, wire: None, peer: None, certificate: None };
         // From the third time on everything is known that is ever remembered.
@@ -97,16 +111,20 @@ fn hot(gate: &Gate, head: &Head<'_>, walks: u32) -> u32 {
 }
 
 /// A gate of the built-in example that knows `key`.
-async fn gate(key: &SigningKey, remembers: bool) -> Result<Gate, Failure> {
+async fn gate(key: &SigningKey, kind: Kind) -> Result<Gate, Failure> {
     let keys = json!({ "keys": [key.jwk()] }).to_string();
-    let files = Files::memory(EXAMPLE.into_iter().chain([("cost.json", keys.as_str())]));
+    let schema = EXAMPLE.first().map_or("", |(_, text)| text);
+    let reading = schema.replace("consent?: Consent,", READ);
+    let more = [("policies/schema.cedarschema", reading.as_str()), ("policies/reading.cedar", READS)];
+    let more = more.into_iter().filter(|_| kind == Kind::Reading);
+    let files = Files::memory(EXAMPLE.into_iter().chain([("cost.json", keys.as_str())]).chain(more));
     let mut loaded = config::parse("config.yaml".into(), EXAMPLE_CONFIG.into(), files.clone())?.unserved();
     if let Some(issuer) = loaded.config.issuers.value.first_mut() {
         issuer.settings_mut().jwks_uri = None;
         issuer.settings_mut().jwks_file = Some(Spanned::nowhere("cost.json".into()));
     }
     let mut blueprint = loaded.compile()?.blueprint;
-    if !remembers {
+    if kind != Kind::Remembering {
         blueprint.decisions_cached_max = 0;
     }
     let outside = Outside::without_databases(Arc::new(SystemClock), Arc::new(HttpFetch::new()?), files);

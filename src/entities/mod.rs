@@ -31,7 +31,7 @@ use std::{
     sync::Arc,
 };
 
-use cedar_policy::{Context, Entities, Entity, EntityUid, Request, RestrictedExpression};
+use cedar_policy::{Entities, Entity, EntityUid, Request};
 use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -305,24 +305,23 @@ impl Mapping {
         requirements::check(plan, subject)?;
         let missing = |name: &str| MappingError::ClaimMissing(name.to_owned());
         let kind = self.contexts.get(plan.context).ok_or_else(|| missing("context"))?;
-        let mut context = subject.context(plan.context, &kind.ty)?;
+        let mut added = Vec::new();
         if let Some(circumstances) = &kind.circumstances {
-            context = with(context, "request", circumstances.record(inbound, now)?)?;
+            added.push(("request".to_owned(), circumstances.record(inbound, now)?));
         }
         let filling = Filling { parameters: &found.parameters, subject, inbound };
         let mut origins = subject.origins().to_vec();
         if let Some(input) = plan.input(filling, &mut origins)? {
-            context = with(context, "input", input)?;
+            added.push(("input".to_owned(), input));
         }
         if let Some(purpose) = plan.purpose() {
             let action = plan.action().id().unescaped();
             let ty = kind.record("consent");
             let given = sources.consents.find(purpose, subject, action, ty, now).await?;
             origins.push(given.origin);
-            if let Some(consent) = given.record {
-                context = with(context, "consent", consent)?;
-            }
+            added.extend(given.record.map(|consent| ("consent".to_owned(), consent)));
         }
+        let context = subject.context(plan.context, &kind.ty, added)?;
         let (schema, store) = (&self.types.schema, &self.types.store);
         let mut resource = plan.resource(filling, &mut origins)?;
         store.fill(&mut resource, "resource", &mut origins);
@@ -374,13 +373,6 @@ impl Mapping {
         sources.fill(&mut draft, side.name(), &self.types.schema, origins).await?;
         draft.finish(&self.types.schema).map(Cow::Owned)
     }
-}
-
-/// `context` with one member more.
-fn with(context: Context, name: &str, member: RestrictedExpression) -> Result<Context, MappingError> {
-    let more = Context::from_pairs([(name.to_owned(), member)]).map_err(|error| error.to_string());
-    let whole = more.and_then(|more| context.merge(more).map_err(|error| error.to_string()));
-    whole.map_err(|_| MappingError::ClaimMissing(name.to_owned()))
 }
 
 #[cfg(all(test, feature = "doors"))]

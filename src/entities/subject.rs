@@ -14,7 +14,7 @@ use super::{
     Lately, MappingError, Side, Types,
     schema::{Record, Type},
     sources::Draft,
-    value::{attributes, present},
+    value::{Attributes, attributes, present},
 };
 use crate::{
     base::origin::Origin,
@@ -34,8 +34,17 @@ pub struct Subject {
     /// Where their attributes come from.
     origins: Vec<Origin>,
     /// By context type, built when first asked for.
-    contexts: Box<[OnceLock<Result<Context, MappingError>>]>,
+    contexts: Box<[Said]>,
     lately: Lately,
+}
+
+/// What the token says in a context of one type.
+#[derive(Default)]
+struct Said {
+    /// Its members, where a request adds others.
+    members: OnceLock<Result<Attributes, MappingError>>,
+    /// The whole context, where none does.
+    context: OnceLock<Result<Context, MappingError>>,
 }
 
 /// The subject's names, as records speak of them.
@@ -118,7 +127,7 @@ impl Subject {
             }
             _ => None,
         };
-        let contexts = (0..contexts).map(|_| OnceLock::new()).collect();
+        let contexts = (0..contexts).map(|_| Said::default()).collect();
         let lately = Lately::nothing();
         Ok(Self { token, names, scopes, limited, agent, user, origins, contexts, lately })
     }
@@ -156,14 +165,23 @@ impl Subject {
         &self.origins
     }
 
-    /// The context of the given type.
-    pub(super) fn context(&self, index: usize, ty: &Record) -> Result<Context, MappingError> {
-        let missing = || MappingError::ClaimMissing("context".into());
-        self.contexts.get(index).ok_or_else(missing)?.get_or_init(|| self.build_context(ty)).clone()
+    /// The context of the given type, with what one request adds.
+    pub(super) fn context(&self, index: usize, ty: &Record, more: Attributes) -> Result<Context, MappingError> {
+        let missing = |name: &str| MappingError::ClaimMissing(name.to_owned());
+        let said = self.contexts.get(index).ok_or_else(|| missing("context"))?;
+        let build = |members: Attributes| Context::from_pairs(members).map_err(|_| missing("token"));
+        if more.is_empty() {
+            return said.context.get_or_init(|| self.members(ty).and_then(build)).clone();
+        }
+        let members = said.members.get_or_init(|| self.members(ty)).as_ref().map_err(Clone::clone)?;
+        Context::from_pairs(members.iter().chain(&more).cloned()).map_err(|_| {
+            let wrong = more.into_iter().find(|member| Context::from_pairs([member.clone()]).is_err());
+            wrong.map_or_else(|| missing("token"), |(name, _)| missing(&name))
+        })
     }
 
-    fn build_context(&self, ty: &Record) -> Result<Context, MappingError> {
-        let mut pairs = Vec::with_capacity(2);
+    fn members(&self, ty: &Record) -> Result<Attributes, MappingError> {
+        let mut members = Vec::with_capacity(2);
         for (name, attribute) in ty {
             let value = match (name.as_str(), &attribute.ty) {
                 ("token", Type::Record(claims)) => Some(self.token_record(claims)?),
@@ -174,12 +192,12 @@ impl Subject {
                 _ => None,
             };
             match value {
-                Some(value) => pairs.push((name.clone(), value)),
+                Some(value) => members.push((name.clone(), value)),
                 None if !attribute.required => {}
                 None => return Err(MappingError::ClaimMissing(name.clone())),
             }
         }
-        Context::from_pairs(pairs).map_err(|_| MappingError::ClaimMissing("token".into()))
+        Ok(members)
     }
 
     /// `context.delegation`, if there is one: how many act for the user, and who.

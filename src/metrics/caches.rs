@@ -4,14 +4,38 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::{IntCounterVec, Opts, Registry};
 
-/// The cache of tokens.
-const TOKEN: &str = "token";
+/// What each request is looked for in.
+#[derive(Clone, Copy, Debug)]
+pub enum Cache {
+    /// Who presents a token.
+    Token,
+    /// What the policies say.
+    Decision,
+}
+
+impl Cache {
+    const ALL: [Self; 2] = [Self::Token, Self::Decision];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Decision => "decision",
+        }
+    }
+}
+
+/// How often a cache knew, and how often it did not.
+#[derive(Debug, Default)]
+struct Known {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
 
 #[derive(Debug)]
 pub(super) struct Caches {
     answers: IntCounterVec,
-    known_tokens: AtomicU64,
-    new_tokens: AtomicU64,
+    tokens: Known,
+    decisions: Known,
 }
 
 impl Caches {
@@ -21,12 +45,20 @@ impl Caches {
             &["cache", "source", "outcome"],
         )?;
         registry.register(Box::new(answers.clone()))?;
-        Ok(Self { answers, known_tokens: AtomicU64::new(0), new_tokens: AtomicU64::new(0) })
+        Ok(Self { answers, tokens: Known::default(), decisions: Known::default() })
     }
 
-    pub(super) fn count_token(&self, is_known: bool) {
-        let count = if is_known { &self.known_tokens } else { &self.new_tokens };
+    pub(super) fn count(&self, cache: Cache, is_known: bool) {
+        let Known { hits, misses } = self.of(cache);
+        let count = if is_known { hits } else { misses };
         count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    const fn of(&self, cache: Cache) -> &Known {
+        match cache {
+            Cache::Token => &self.tokens,
+            Cache::Decision => &self.decisions,
+        }
     }
 
     pub(super) fn note(&self, cache: &'static str, source: &str, hits: u64, misses: u64) {
@@ -38,7 +70,9 @@ impl Caches {
     /// Begins anew with what is counted here.
     pub(super) fn reset(&self) {
         self.answers.reset();
-        let [hits, misses] = [&self.known_tokens, &self.new_tokens].map(|count| count.load(Ordering::Relaxed));
-        self.note(TOKEN, "", hits, misses);
+        for cache in Cache::ALL {
+            let Known { hits, misses } = self.of(cache);
+            self.note(cache.name(), "", hits.load(Ordering::Relaxed), misses.load(Ordering::Relaxed));
+        }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     base::clock::Timestamp,
     entities::{DecisionRequest, RoutePlan, Subject},
     memo::{Answer, Asked, Recalled},
+    metrics::Cache,
     policy::{Allowed, Denied, DenyReason, Policies, stores::Store},
     refusal::Refusal,
     request::{Inbound, route::Match},
@@ -28,7 +29,9 @@ impl Visit {
         now: Timestamp,
     ) -> Result<Allowed, Refusal> {
         let asked = Asked::of(subject, possession, found.route, store, inbound);
-        let place = match snapshot.memo.recall(&asked) {
+        let recalled = snapshot.memo.recall(&asked);
+        self.gate.metrics.count_lookup(Cache::Decision, matches!(recalled, Recalled::Known(_)));
+        let place = match recalled {
             Recalled::Known(answer) => return Ok(self.recalled(answer)?),
             Recalled::Again(place) => Some(place),
             Recalled::Nothing => None,

@@ -6,7 +6,7 @@ use super::Visit;
 use crate::{
     base::clock::Timestamp,
     entities::{MappingError, Names, Subject},
-    metrics::Metrics,
+    metrics::{Cache, Metrics},
     refusal::Refusal,
     snapshot::Snapshot,
     token::Presented,
@@ -25,7 +25,7 @@ impl Visit {
         if let Some(subject) = known {
             if snapshot.issuers.still_holds(subject.token(), now) {
                 self.record.token_cached = true;
-                self.gate.metrics.count_token(true);
+                self.gate.metrics.count_lookup(Cache::Token, true);
                 self.note_names(subject.names());
                 return Ok(subject);
             }
@@ -33,7 +33,7 @@ impl Visit {
         }
         let learnt = {
             let metrics = &self.gate.metrics;
-            metrics.count_token(false);
+            metrics.count_lookup(Cache::Token, false);
             snapshot.subjects.get_or_learn(fingerprint, version, learn(snapshot, presented, now, metrics)).await
         };
         match learnt {

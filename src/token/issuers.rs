@@ -20,6 +20,7 @@ use super::{
     jws::Jws,
     keys::{KeyError, KeyRing, RingState},
     rules::{Rules, Signed},
+    turns::Turns,
 };
 use crate::base::{clock::Timestamp, outside::Outside, problem::Problems};
 
@@ -53,6 +54,7 @@ pub struct Issuers {
     asked: Vec<Arc<Introspector>>,
     pub(super) proofs: Proofs,
     pub(super) denied: Arc<Denied>,
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -89,7 +91,7 @@ impl Issuers {
                 }
             }
         }
-        Self { signing, asked, proofs, denied }
+        Self { signing, asked, proofs, denied, turns: Turns::of_this_runtime() }
     }
 
     /// Verifies a token. An unknown issuer costs no network traffic.
@@ -126,6 +128,7 @@ impl Issuers {
             KeyError::Unknown => TokenError::KeyUnknown,
             KeyError::Unavailable => TokenError::KeysUnavailable,
         })?;
+        let _turn = self.turns.take().await;
         let key = jws.signed_by(&keys).ok_or(TokenError::SignatureInvalid)?.thumbprint();
         let signed = Signed { claims, size: token.as_str().len(), key: Some(key), generation, until: None };
         issuer.rules.check(signed, jws.media_type.as_deref(), now)

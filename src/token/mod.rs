@@ -24,6 +24,7 @@ pub mod nonce;
 mod profile;
 mod replay;
 pub mod rules;
+mod turns;
 
 use std::{
     sync::{

@@ -317,9 +317,11 @@ async fn a_record_tells_how_a_request_came_and_what_was_carried() {
     assert_eq!(record["answer_bytes"], answer.body.len(), "{record}");
     // One token, three times: it was new once.
     let metrics = house.operators("/metrics").await.body;
-    for (outcome, times) in [("hit", 2), ("miss", 1)] {
+    for (cache, outcome, times) in
+        [("token", "hit", 2), ("token", "miss", 1), ("decision", "hit", 1), ("decision", "miss", 2)]
+    {
         let line =
-            format!("portcullis_cache_answers_total{{cache=\"token\",outcome=\"{outcome}\",source=\"\"}} {times}\n");
+            format!("portcullis_cache_answers_total{{cache=\"{cache}\",outcome=\"{outcome}\",source=\"\"}} {times}\n");
         assert!(metrics.contains(&line), "{metrics}");
     }
 }
