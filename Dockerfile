@@ -6,6 +6,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY Cargo.toml Cargo.lock config.yaml ./
+COPY .cargo .cargo
 COPY benches benches
 COPY policies policies
 COPY src src

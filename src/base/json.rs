@@ -31,6 +31,35 @@ pub fn parse_object(text: &[u8]) -> Result<Map<String, Value>, serde_json::Error
     }
 }
 
+/// How much there is of some JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Values, those that hold others too.
+    pub values: usize,
+    /// Bytes of text, of names too.
+    pub text: usize,
+}
+
+impl Extent {
+    /// Adds what `members` hold.
+    pub fn add(&mut self, members: &Map<String, Value>) {
+        for (name, value) in members {
+            self.text = self.text.saturating_add(name.len());
+            self.add_value(value);
+        }
+    }
+
+    fn add_value(&mut self, value: &Value) {
+        self.values = self.values.saturating_add(1);
+        match value {
+            Value::String(text) => self.text = self.text.saturating_add(text.len()),
+            Value::Array(items) => items.iter().for_each(|item| self.add_value(item)),
+            Value::Object(members) => self.add(members),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Node {
     depth_left: usize,
@@ -101,6 +130,13 @@ impl<'de> Visitor<'de> for Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_that_there_is_counts() {
+        let mut extent = Extent { values: 2, text: 1 };
+        extent.add(&parse_object(br#"{"a":"xyz","bc":[1,[null],{"d":true}],"e":{}}"#).unwrap());
+        assert_eq!(extent, Extent { values: 2 + 8, text: 1 + 8 });
+    }
 
     #[test]
     fn a_repeated_name_is_refused_at_any_depth_and_in_any_spelling() {

@@ -17,8 +17,8 @@ use super::{
     value::{Attributes, attributes, present},
 };
 use crate::{
-    base::origin::Origin,
-    token::{VerifiedToken, cache::Remembered, claims::Identifier},
+    base::{json::Extent, origin::Origin},
+    token::{VerifiedToken, cache::Remembered, claims::Identifier, delegation::Delegation},
 };
 
 /// A verified token with everything Cedar needs of it.
@@ -46,6 +46,10 @@ struct Said {
     /// The whole context, where none does.
     context: OnceLock<Result<Context, MappingError>>,
 }
+
+/// What a subject takes without its claims, and what each value of a claim adds.
+const SUBJECT_BYTES: usize = 6 * 1024;
+const VALUE_BYTES: usize = 256;
 
 /// The subject's names, as records speak of them.
 #[derive(Clone, Debug)]
@@ -82,9 +86,15 @@ impl Names {
 }
 
 impl Remembered for Subject {
-    /// Claims stand in it as JSON and again as Cedar values.
+    /// No less than what it takes, whatever its claims are, as far as was measured (docs/benchmarks.md).
     fn weight(&self) -> u64 {
-        u64::try_from(self.token.size()).unwrap_or(u64::MAX).saturating_mul(8).saturating_add(4096)
+        let user = self.token.delegation().map(Delegation::attributes);
+        let claims = [Some(self.token.claims()), self.limited.as_ref(), user];
+        let mut extent = Extent { values: self.scopes.len(), text: 0 };
+        claims.into_iter().flatten().for_each(|claims| extent.add(claims));
+        // A value stands in it as JSON, and again as Cedar has it.
+        let bytes = extent.values.saturating_mul(VALUE_BYTES).saturating_add(extent.text.saturating_mul(3));
+        u64::try_from(bytes.saturating_add(SUBJECT_BYTES)).unwrap_or(u64::MAX)
     }
 
     fn lifetime(&self) -> Duration {

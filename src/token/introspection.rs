@@ -159,9 +159,9 @@ impl Introspector {
                 inactive.fetch_add(1, Ordering::Relaxed);
                 Err(TokenError::Inactive)
             }
-            Ok(Some((claims, size))) => {
+            Ok(Some(claims)) => {
                 active.fetch_add(1, Ordering::Relaxed);
-                self.check(claims, size, now)
+                self.check(claims, now)
             }
         };
         if self.failing.swap(false, Ordering::Relaxed) {
@@ -181,13 +181,13 @@ impl Introspector {
         }
     }
 
-    /// The claims of an active token, and the bytes of the answer; `None` for another.
+    /// The claims of an active token; `None` for another.
     async fn ask(
         &self,
         token: RawToken<'_>,
         fingerprint: &Fingerprint,
         now: Timestamp,
-    ) -> Result<Option<(Map<String, Value>, usize)>, Unclear> {
+    ) -> Result<Option<Map<String, Value>>, Unclear> {
         let [strange, familiar] = &self.places;
         let places = if self.good.contains_key(fingerprint) { familiar } else { strange };
         let place = timeout(self.how.patience, places.acquire()).await;
@@ -198,19 +198,18 @@ impl Introspector {
         let ask = Ask { url: &self.how.endpoint, form: Some(&form), authorization };
         let late = FetchError::TimedOut(self.how.patience.as_millis());
         let answer = timeout(self.how.patience, self.fetch.fetch(ask)).await.unwrap_or(Err(late))?;
-        let size = answer.body.len();
-        if size > ANSWER_BYTES_MAX {
+        if answer.body.len() > ANSWER_BYTES_MAX {
             return Err(Unclear::TooLarge);
         }
         let claims = json::parse_object(&answer.body).map_err(|_| Unclear::NoAnswer)?;
         match claims.get("active") {
-            Some(Value::Bool(true)) => Ok(Some((claims, size))),
+            Some(Value::Bool(true)) => Ok(Some(claims)),
             Some(Value::Bool(false)) => Ok(None),
             _ => Err(Unclear::NoAnswer),
         }
     }
 
-    fn check(&self, claims: Map<String, Value>, size: usize, now: Timestamp) -> Result<VerifiedToken, TokenError> {
+    fn check(&self, claims: Map<String, Value>, now: Timestamp) -> Result<VerifiedToken, TokenError> {
         let read = Claims(&claims);
         if read.text("iss")?.is_some_and(|issuer| issuer != self.rules.issuer) {
             return Err(TokenError::IssuerUnknown);
@@ -221,7 +220,7 @@ impl Introspector {
             return Err(TokenError::UseWrong);
         }
         let until = Some(now.later(self.how.cache_max));
-        let verified = self.rules.check(Signed { claims, size, key: None, generation: 0, until }, None, now)?;
+        let verified = self.rules.check(Signed { claims, key: None, generation: 0, until }, None, now)?;
         // An issuer may say that a token is bound and leave out to what.
         let is_bound = verified.confirmation.key.is_some();
         if kind.as_deref() == Some("dpop") && !is_bound { Err(TokenError::BindingUnchecked) } else { Ok(verified) }

@@ -113,6 +113,7 @@ impl Issuers {
     }
 
     async fn verify_signed(&self, token: RawToken<'_>, now: Timestamp) -> Result<VerifiedToken, TokenError> {
+        let mut turn = self.turns.take().await;
         let jws = Jws::parse(token)?;
         let claims = jws.claims()?;
         let named = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::IssuerUnknown)?;
@@ -120,17 +121,26 @@ impl Issuers {
         if !issuer.rules.may_sign_with(jws.algorithm) {
             return Err(TokenError::AlgorithmRefused);
         }
-        let kid = jws.kid.as_deref();
+        let (kid, name) = (jws.kid.as_deref(), jws.kid.as_deref().unwrap_or_default());
         let generation = issuer.keys.generation();
         let held = |keys: &KeySet| keys.find(kid, jws.algorithm).next().is_some();
-        let keys = issuer.keys.keys_with(kid.unwrap_or_default(), held).await;
+        let keys = match issuer.keys.at_once(name, held) {
+            Ok(keys) => keys,
+            Err(_) => {
+                // Others go on while keys are fetched.
+                drop(turn);
+                let keys = issuer.keys.keys_with(name, held).await;
+                turn = self.turns.take().await;
+                keys
+            }
+        };
         let keys = keys.map_err(|error| match error {
             KeyError::Unknown => TokenError::KeyUnknown,
             KeyError::Unavailable => TokenError::KeysUnavailable,
         })?;
-        let _turn = self.turns.take().await;
         let key = jws.signed_by(&keys).ok_or(TokenError::SignatureInvalid)?.thumbprint();
-        let signed = Signed { claims, size: token.as_str().len(), key: Some(key), generation, until: None };
+        drop(turn);
+        let signed = Signed { claims, key: Some(key), generation, until: None };
         issuer.rules.check(signed, jws.media_type.as_deref(), now)
     }
 

@@ -64,6 +64,11 @@ const ABSENT_MAX: u64 = 1024;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// What is asked for may be had by a fetch that comes after these attempts.
+pub(super) struct Worth {
+    attempts: u64,
+}
+
 /// Why no key could be had for a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyError {
@@ -161,6 +166,21 @@ impl KeyRing {
         let _ = timeout(self.patience(), state.wait_for(|state| state.attempts > 0)).await;
     }
 
+    /// The same without waiting, unless a fetch is worth waiting for.
+    pub(super) fn at_once(
+        &self,
+        name: &str,
+        wanted: impl Fn(&KeySet) -> bool,
+    ) -> Result<Result<Arc<KeySet>, KeyError>, Worth> {
+        let state = self.shared.state.borrow();
+        match state.find(&wanted, &self.settings) {
+            Err(error) if !state.may_fetch(&self.settings) => Ok(Err(error)),
+            Err(KeyError::Unknown) if self.absent.contains_key(&sha256(name.as_bytes())) => Ok(Err(KeyError::Unknown)),
+            Err(_) => Err(Worth { attempts: state.attempts }),
+            found => Ok(found),
+        }
+    }
+
     /// The key set, for one in which `wanted` finds something; fetched again if the cached one has nothing, unless the
     /// source is known not to have a key of this `name`.
     ///
@@ -171,16 +191,9 @@ impl KeyRing {
         name: &str,
         wanted: impl Fn(&KeySet) -> bool,
     ) -> Result<Arc<KeySet>, KeyError> {
-        let seen = {
-            let state = self.shared.state.borrow();
-            match state.find(&wanted, &self.settings) {
-                Err(error) if !state.may_fetch(&self.settings) => return Err(error),
-                Err(KeyError::Unknown) if self.absent.contains_key(&sha256(name.as_bytes())) => {
-                    return Err(KeyError::Unknown);
-                }
-                Err(_) => state.attempts,
-                found => return found,
-            }
+        let seen = match self.at_once(name, &wanted) {
+            Ok(found) => return found,
+            Err(Worth { attempts }) => attempts,
         };
         self.shared.wanted.notify_one();
         let mut state = self.shared.state.subscribe();

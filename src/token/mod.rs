@@ -150,7 +150,6 @@ pub struct VerifiedToken {
     delegated: Delegated,
     confirmation: Confirmation,
     claims: Map<String, Value>,
-    size: usize,
     /// The thumbprint of the key that signed it, if one did.
     key: Option<[u8; 32]>,
     expires: Timestamp,
@@ -225,10 +224,6 @@ impl VerifiedToken {
     /// Every claim, as signed.
     pub const fn claims(&self) -> &Map<String, Value> {
         &self.claims
-    }
-    /// Bytes of what its claims were read from.
-    pub const fn size(&self) -> usize {
-        self.size
     }
     /// The thumbprint (RFC 7638) of the key that signed it; none where its issuer was asked.
     pub const fn key(&self) -> Option<[u8; 32]> {

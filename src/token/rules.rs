@@ -43,8 +43,6 @@ pub struct Rules {
 /// The claims of a token that the caller has had verified, and vouches for.
 pub(super) struct Signed {
     pub(super) claims: Map<String, Value>,
-    /// Bytes of what says so: the token, or the issuer's answer.
-    pub(super) size: usize,
     /// The thumbprint of the key that signed it, if one did.
     pub(super) key: Option<[u8; 32]>,
     /// Of the key ring, when the signature was verified.
@@ -113,7 +111,7 @@ impl Rules {
         media_type: Option<&str>,
         now: Timestamp,
     ) -> Result<VerifiedToken, TokenError> {
-        let Signed { claims, size, key, generation, until } = signed;
+        let Signed { claims, key, generation, until } = signed;
         let read = Claims(&claims);
         let delegated = Delegated::of(&claims, self.user_claim.as_ref(), &self.user_issuer)?;
         let ends = self.check_time(read, delegated.user().is_some(), until, now)?;
@@ -150,7 +148,6 @@ impl Rules {
             lifetime: expires.since(now),
             generation,
             cleared: AtomicU64::new(0),
-            size,
             key,
             claims,
         })

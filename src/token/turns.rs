@@ -1,5 +1,5 @@
-//! Checking a signature takes the processor longer than all else that is done for a request. Those who wait for one take
-//! turns, so that a flood of tokens that nobody knows holds up nobody whose token is known.
+//! A token that is not known yet takes the processor longer than all else that is done for a request. Those who come with one
+//! take turns, so that a flood of them holds up nobody whose token is known.
 
 use tokio::{
     runtime::Handle,

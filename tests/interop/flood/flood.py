@@ -20,6 +20,8 @@ TOKENS = 2_000
 LOAD = ROOT / "benches" / "peers" / "load.lua"
 # Far from what is usual, for machines are shared: these fail for what has gone wrong, not for what is slow.
 GROWTH_MAX_MIB, P99_MAX_MS, RATIO_MAX = 48, 1_000, 20
+# What good tokens may take, how many there are, and what each says: together they would take five times that.
+REMEMBERED_MAX_MIB, GOOD_TOKENS, GROUPS = 8, 700, [f"g{number}" for number in range(150)]
 
 
 def token(kid="k", **over):
@@ -75,6 +77,27 @@ def codes(gate, since):
         return collections.Counter(json.loads(line)["code"] for line in records)
 
 
+def remembered(folder, issuer):
+    """What is remembered of many good tokens takes no more than it may."""
+    gate = Gate(sys.argv[1], folder, f"limits: {{ token_cache_bytes_max: {REMEMBERED_MAX_MIB * 2**20} }}\n")
+    try:
+        gate.wait_until_ready()
+        mine = issuer.token()
+        flood = wrk(gate, 32, SECONDS, TOKEN=mine)
+        told(flood)
+        before, since = memory_mib(gate), (folder / "records.jsonl").stat().st_size
+        user = {"sub": "user-1", "username": "jane", "groups": GROUPS}
+        (folder / "tokens").write_text("".join(issuer.token(jti=str(number), onBehalfOf=user) + "\n" for number in range(GOOD_TOKENS)))
+        requests, refused, _ = told(wrk(gate, 8, SECONDS, TOKENS=folder / "tokens", AGAIN=1))
+        assert requests > GOOD_TOKENS and not refused, f"{refused} of {requests} refused"
+        growth = memory_mib(gate) - before
+        print(f"good tokens: {growth:.1f} MiB of {REMEMBERED_MAX_MIB} for {GOOD_TOKENS} of them, {requests} requests")
+        assert growth < REMEMBERED_MAX_MIB * 1.5, "more is remembered than may be"
+        assert codes(gate, since).keys() == {"allowed"}
+    finally:
+        gate.end()
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -82,6 +105,7 @@ def main():
         (folder / "policies").mkdir()
         for policy in ("schema.cedarschema", "users.cedar"):
             (folder / "policies" / policy).write_text((ROOT / "policies" / policy).read_text())
+        remembered(folder, issuer)
         with keys(folder) as (port, asked):
             gate = Gate(sys.argv[1], folder, "", keys=f"jwks_uri: 'http://127.0.0.1:{port}/keys'")
             try:
