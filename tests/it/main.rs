@@ -27,6 +27,7 @@ mod keys;
 mod listeners;
 mod logs;
 mod memo;
+mod otlp;
 mod pages;
 mod peers;
 mod pools;

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use portcullis::base::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -23,10 +24,10 @@ use crate::{
 };
 
 /// A gate of its own process, which is killed with the test.
-struct Gate {
+pub(crate) struct Gate {
     child: Child,
-    address: String,
-    admin: String,
+    pub(crate) address: String,
+    pub(crate) admin: String,
 }
 
 impl Drop for Gate {
@@ -37,7 +38,7 @@ impl Drop for Gate {
 }
 
 /// A folder with a configuration whose records are kept as `records` says, and a key that signs them.
-fn folder(records: &str) -> (TempDir, PathBuf) {
+pub(crate) fn folder(records: &str) -> (TempDir, PathBuf) {
     let config = format!(
         "listen: 127.0.0.1:{}\nadmin: 127.0.0.1:{}\nupstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n\
          \x20 - oidc_generic: {{ issuer: 'https://issuer.example', audiences: [api], jwks_file: keys.json }}\nroutes:\n\
@@ -56,7 +57,7 @@ fn folder(records: &str) -> (TempDir, PathBuf) {
     (folder, file)
 }
 
-fn start(file: &Path) -> Gate {
+pub(crate) fn start(file: &Path) -> Gate {
     let config = fs::read_to_string(file).unwrap();
     let line = |number: usize| config.lines().nth(number).unwrap().split_once(' ').unwrap().1.to_owned();
     let mut command = portcullis();
@@ -85,6 +86,17 @@ pub(crate) fn ask(address: &str, what: &str, fields: &str, body: &str) -> Option
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     Some(answer)
+}
+
+/// A field with a token that is good now where [`folder`] has the configuration.
+pub(crate) fn bearer(more: &Value) -> String {
+    let now = SystemClock.now().seconds();
+    let mut claims = house::claims();
+    let good = json!({ "iss": "https://issuer.example", "aud": "api", "iat": now, "exp": now + 600 });
+    for more in [&good, more] {
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    }
+    format!("authorization: Bearer {}\r\n", house::key("agents").sign(&claims).unwrap())
 }
 
 fn written(gate: &Gate) -> u64 {

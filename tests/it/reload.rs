@@ -19,7 +19,7 @@ use crate::{
     proof, wire,
 };
 
-const CONFIG: &str = "listen: 127.0.0.1:0
+pub(crate) const CONFIG: &str = "listen: 127.0.0.1:0
 admin: 127.0.0.1:0
 upstream: { url: UPSTREAM }
 issuers:

@@ -143,7 +143,7 @@ impl Receiver {
     }
 }
 
-fn attributes(all: &[KeyValue]) -> BTreeMap<String, String> {
+pub(crate) fn attributes(all: &[KeyValue]) -> BTreeMap<String, String> {
     let text = |value: &Value| match value {
         Value::StringValue(text) => text.clone(),
         Value::IntValue(number) => number.to_string(),
@@ -181,6 +181,8 @@ async fn a_request_is_a_span_with_one_below_it_for_each_stage_and_attempt() {
         assert!(span.name == server.name || span.parent_span_id == server.span_id, "{span:?}");
         assert!(span.start_time_unix_nano >= server.start_time_unix_nano, "{span:?}");
         assert!(span.end_time_unix_nano <= server.end_time_unix_nano + 1_000, "{span:?}");
+        // Sampled, and its parent is known to be here, or of the request's own to be elsewhere.
+        assert_eq!(span.flags, if span.name == server.name { 0x301 } else { 0x101 }, "{span:?}");
     }
     for stage in ["request", "token", "entities", "policy"] {
         assert_eq!(named(&spans, &format!("portcullis.{stage}")).kind(), SpanKind::Internal);
@@ -228,6 +230,7 @@ async fn a_denial_is_a_span_with_its_code_whatever_the_share_that_is_kept() {
             let said = attributes(&span.attributes);
             let status = span.status.as_ref().unwrap();
             assert_eq!((status.code, &status.message), (2, &said["portcullis.code"]));
+            assert_eq!((span.flags, span.parent_span_id.len()), (0x100, 0), "nobody's share, and nobody's child");
             assert_eq!(said["error.type"], said["portcullis.code"]);
             let below = spans.iter().filter(|it| it.parent_span_id == span.span_id);
             let stages: Vec<_> = below.clone().map(|it| it.name.trim_start_matches("portcullis.")).collect();

@@ -100,7 +100,8 @@ async fn in_http2(stream: impl AsyncRead + AsyncWrite + Unpin, asked: Asked) {
 }
 
 /// What accepts TLS as the certificate of this name, from these clients, in these protocols.
-fn acceptor(folder: &Path, name: &str, asks_certificate: bool, protocols: &[&str]) -> TlsAcceptor {
+pub(crate) fn acceptor(folder: &Path, name: &str, asks_certificate: bool, protocols: &[&str]) -> TlsAcceptor {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let certificate = CertificateDer::from_pem_file(folder.join(format!("{name}.pem"))).unwrap();
     let key = PrivateKeyDer::from_pem_file(folder.join(format!("{name}.key"))).unwrap();
     let builder = if asks_certificate {

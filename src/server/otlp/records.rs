@@ -179,15 +179,35 @@ mod tests {
     #[test]
     fn a_record_is_told_whole_and_with_its_trace() {
         let line = br#"{"time":"2026-11-18T11:06:40.000Z","decision":"deny","code":"access_denied","path":"/a",
-            "traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","policies":["p"],"decision_us":41}"#;
+            "traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","policies":["p"],"decision_us":41,
+            "decision_id":"D1","route":"GET /a","agent":"a-1","user":"u-1","action":"read","resource":"R"}"#;
         let record = record(line);
         assert_eq!(record.time_unix_nano, 1_795_000_000_000_000_000);
         assert_eq!((record.trace_id[0], record.trace_id.len()), (0x4b, 16));
         assert_eq!((record.span_id[1], record.span_id.len(), record.flags), (0xf0, 8, 1));
-        assert_eq!(record.severity_text, "WARN");
+        assert_eq!((&*record.severity_text, &*record.event_name), ("WARN", "portcullis.decision"));
+        let named: Vec<_> = record
+            .attributes
+            .iter()
+            .map(|it| match it.value.as_ref().and_then(|it| it.value.as_ref()) {
+                Some(Said::StringValue(text)) => (it.key.trim_start_matches("portcullis."), text.as_str()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let expected = [
+            ("decision_id", "D1"),
+            ("decision", "deny"),
+            ("code", "access_denied"),
+            ("route", "GET /a"),
+            ("agent", "a-1"),
+            ("user", "u-1"),
+            ("action", "read"),
+            ("resource", "R"),
+        ];
+        assert_eq!(named, expected);
         let Some(Said::KvlistValue(body)) = record.body.unwrap().value else { panic!("no map") };
         let names: Vec<_> = body.values.iter().map(|it| it.key.as_str()).collect();
-        assert_eq!(names.len(), 7, "{names:?}");
+        assert_eq!(names.len(), 13, "{names:?}");
     }
 
     #[test]

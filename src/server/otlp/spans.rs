@@ -180,3 +180,57 @@ fn attempt(trace: &Trace, record: &Record, attempt: &Attempt, number_of_it: usiz
     }
     span
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Instant};
+
+    use super::*;
+    use crate::{
+        base::clock::Timestamp,
+        trace::{Parent, Tracing},
+    };
+
+    fn told(span: &Span) -> (Option<String>, Vec<String>) {
+        let text =
+            |it: &KeyValue| format!("{}={:?}", it.key, it.value.as_ref().and_then(|it| it.value.as_ref()).unwrap());
+        let text = |it| text(it).replace("IntValue", "").replace("StringValue", "");
+        (span.status.as_ref().map(|it| it.message.clone()), span.attributes.iter().map(text).collect())
+    }
+
+    #[test]
+    fn each_attempt_says_which_it_is_where_it_went_and_how_it_failed() {
+        let tracing = Tracing { parent: Parent::Never, kept_below: Tracing::bound(1.0), denials: true, exported: true };
+        let mut trace = Trace::begin(tracing, 7, Timestamp::from_seconds(1), Instant::now());
+        for server in ["[::1]:1", "b:2", "/run/c"] {
+            trace.goes_to(&Arc::from(server));
+        }
+        let mut record = Record {
+            method: "GET".into(),
+            path: "/a".into(),
+            upstream_path: Some("/b".into()),
+            code: "upstream_timed_out",
+            decision: Outcome::Allow,
+            stage: Some("upstream"),
+            ..Record::default()
+        };
+        let attempts = |trace: &Trace, record: &Record| {
+            let spans = of(trace, record).into_iter().filter(|span| span.kind() == SpanKind::Client);
+            spans.map(|span| told(&span)).collect::<Vec<_>>()
+        };
+        let row = |status: &str, rest: &[&str]| {
+            let said = ["http.request.method=(\"GET\")", "url.path=(\"/b\")"].into_iter().chain(rest.iter().copied());
+            (Some(status.to_owned()).filter(|it| !it.is_empty()), said.map(str::to_owned).collect::<Vec<_>>())
+        };
+        let first = row("_OTHER", &["server.address=(\"::1\")", "server.port=(1)", "error.type=(\"_OTHER\")"]);
+        let second = &["server.address=(\"b\")", "server.port=(2)", "http.request.resend_count=(1)"][..];
+        let second = row("_OTHER", &[second, &["error.type=(\"_OTHER\")"]].concat());
+        let third = &["server.address=(\"/run/c\")", "http.request.resend_count=(2)"][..];
+        let lost = row("upstream_timed_out", &[third, &["error.type=(\"upstream_timed_out\")"]].concat());
+        assert_eq!(attempts(&trace, &record), [first.clone(), second.clone(), lost]);
+        trace.is_answered(503);
+        record.stage = None;
+        let failed = row("503", &[third, &["http.response.status_code=(503)", "error.type=(\"503\")"]].concat());
+        assert_eq!(attempts(&trace, &record), [first, second, failed]);
+    }
+}
