@@ -167,4 +167,11 @@ mod tests {
         let nameless = Header::new(&settings, "a host\n", 7);
         assert!(nameless.message("t", b"").starts_with(b"<158>1 t - gate 7 decision - "));
     }
+    #[test]
+    fn each_facility_has_its_number() {
+        use Facility::{Auth, Authpriv, Daemon, Local0, Local1, Local2, Local3, Local4, Local5, Local6, Local7, User};
+        let all = [User, Daemon, Auth, Authpriv, Local0, Local1, Local2, Local3, Local4, Local5, Local6, Local7];
+        // RFC 5424, table 1.
+        assert_eq!(all.map(Facility::code), [1, 3, 4, 10, 16, 17, 18, 19, 20, 21, 22, 23]);
+    }
 }

@@ -14,10 +14,14 @@ use portcullis::{
         lines::Counts,
         syslog::{Collector, Facility, SyslogSettings},
     },
+    base::files::Files,
+    config,
     metrics::Metrics,
     server::syslog::Syslog,
 };
 use serde_json::Value;
+
+use crate::house;
 
 /// Records on their way to a collector, and what is counted of them.
 struct Sender {
@@ -63,10 +67,15 @@ fn id(message: &[u8]) -> String {
 }
 
 fn datagram(socket: &UnixDatagram) -> String {
+    id(&message(socket))
+}
+
+fn message(socket: &UnixDatagram) -> Vec<u8> {
     let mut message = vec![0; 70_000];
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let bytes = socket.recv(&mut message).unwrap();
-    id(&message[..bytes])
+    message.truncate(bytes);
+    message
 }
 
 fn counted(stream: &mut BufReader<TcpStream>) -> String {
@@ -93,20 +102,30 @@ fn a_collector_on_a_socket_gets_every_record_but_those_that_are_counted() {
     sender.counts((0, 1));
     let socket = UnixDatagram::bind(path).unwrap();
     sender.send("one");
-    assert_eq!(datagram(&socket), "one");
+    let first = message(&socket);
+    assert_eq!(id(&first), "one");
     // It leaves, which is counted, and comes back.
     drop(socket);
-    sender.send("nobody");
-    sender.counts((1, 2));
+    (0..3).for_each(|_| sender.send("nobody"));
+    sender.counts((1, 4));
     std::fs::remove_file(path).unwrap();
     let socket = UnixDatagram::bind(path).unwrap();
     sender.send("two");
     assert_eq!(datagram(&socket), "two");
-    // Half a record is none.
-    sender.send(&"x".repeat(9000));
+    // It leaves and is back before anything is sent, of which nobody was told.
+    drop(socket);
+    std::fs::remove_file(path).unwrap();
+    let socket = UnixDatagram::bind(path).unwrap();
     sender.send("three");
     assert_eq!(datagram(&socket), "three");
-    sender.counts((3, 3));
+    // Half a record is none: what is too long by a byte is not sent.
+    let longest = "x".repeat(8192 - first.len() + "one".len());
+    sender.send(&longest);
+    assert_eq!(message(&socket).len(), 8192);
+    sender.send(&format!("{longest}x"));
+    sender.send("last");
+    assert_eq!(datagram(&socket), "last");
+    sender.counts((5, 5));
 }
 
 #[test]
@@ -169,6 +188,19 @@ fn a_collector_that_takes_nothing_holds_nobody_up() {
     drop(stream);
 }
 
+#[test]
+fn a_collector_that_is_slower_than_records_come_gets_every_one() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sender = Sender::to(Collector::Tcp(listener.local_addr().unwrap().to_string()));
+    let mut stream = accept_after(&sender, &listener);
+    // More than the system holds between the two.
+    let ids: Vec<_> = (0..3000).map(|number| format!("{number} {}", "x".repeat(7000))).collect();
+    ids.iter().for_each(|id| sender.send(id));
+    assert_eq!(counted(&mut stream), "first");
+    ids.iter().for_each(|id| assert_eq!(&counted(&mut stream), id));
+    sender.counts((3001, 0));
+}
+
 fn accept_after(sender: &Sender, listener: &TcpListener) -> BufReader<TcpStream> {
     sender.send("first");
     accept(listener)
@@ -176,12 +208,46 @@ fn accept_after(sender: &Sender, listener: &TcpListener) -> BufReader<TcpStream>
 
 #[test]
 fn a_collector_by_udp_gets_records() {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let sender = Sender::to(Collector::Udp(socket.local_addr().unwrap().to_string()));
-    sender.send("one");
-    let mut message = vec![0; 70_000];
-    let bytes = socket.recv(&mut message).unwrap();
-    assert_eq!(id(&message[..bytes]), "one");
-    sender.counts((1, 0));
+    for host in ["127.0.0.1", "[::1]"] {
+        let Ok(socket) = UdpSocket::bind(format!("{host}:0")) else {
+            assert_ne!(host, "127.0.0.1");
+            println!("SKIPPED: this machine has no IPv6");
+            continue;
+        };
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let sender = Sender::to(Collector::Udp(socket.local_addr().unwrap().to_string()));
+        sender.send("one");
+        let mut message = vec![0; 70_000];
+        let bytes = socket.recv(&mut message).unwrap();
+        assert_eq!(id(&message[..bytes]), "one");
+        sender.counts((1, 0));
+    }
+}
+
+#[test]
+fn a_message_is_no_longer_than_the_way_to_the_collector_takes_and_has_a_name() {
+    let compiled = |section: &str| {
+        let text = format!("{}records: {{ syslog: {{ {section} }} }}\n", house::ROUTES);
+        let policies = ["policies/schema.cedarschema", "policies/users.cedar"].map(|it| (it, house::repository(it)));
+        let files = Files::memory(policies.iter().map(|(name, text)| (*name, text.as_str())));
+        let compiled = config::parse("config.yaml".into(), text, files).and_then(|loaded| loaded.compile());
+        compiled.map(|it| it.servers.records.syslog.unwrap()).map_err(|problems| problems.to_string())
+    };
+    let usual = compiled("to: 'unix:/dev/log'").unwrap();
+    let (facility, app_name) = (Facility::Authpriv, "portcullis".to_owned());
+    let to = Collector::Unix("/dev/log".into());
+    assert_eq!(usual, SyslogSettings { to, facility, app_name, message_bytes_max: 8192 });
+    let named = compiled("to: 'udp://h:514', facility: local7, app_name: gate, message_bytes_max: 2048").unwrap();
+    assert_eq!((named.facility, &*named.app_name, named.message_bytes_max), (Facility::Local7, "gate", 2048));
+    for (to, longest) in [("unix:/dev/log", 65_000), ("udp://h:514", 65_000), ("tcp://h:601", 4_194_304)] {
+        let with = |bytes: usize| compiled(&format!("to: '{to}', message_bytes_max: {bytes}"));
+        assert_eq!(with(longest).map(|it| it.message_bytes_max), Ok(longest));
+        for bytes in [2047, longest + 1] {
+            assert!(with(bytes).unwrap_err().contains("`message_bytes_max` is out of range"), "{to} {bytes}");
+        }
+    }
+    for name in ["''", "a b", "\"a\\n\"", "ä", &"x".repeat(49)] {
+        let said = compiled(&format!("to: 'unix:/dev/log', app_name: {name}")).unwrap_err();
+        assert!(said.contains("not a name of 1 to 48 visible characters"), "{name}: {said}");
+    }
 }
