@@ -9,6 +9,11 @@ use std::{
 };
 
 use console::{Key, Term};
+use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
 
 use super::browse::Wish;
 
@@ -34,6 +39,8 @@ pub(super) fn is_possible() -> bool {
 #[derive(Debug)]
 pub(super) struct Canvas {
     term: Term,
+    /// How it was.
+    before: Termios,
     pressed: Receiver<io::Result<Key>>,
     keys: Sender<io::Result<Key>>,
 }
@@ -53,9 +60,28 @@ impl Canvas {
     /// Takes the terminal.
     pub(super) fn take() -> io::Result<Self> {
         let (keys, pressed) = channel();
-        let canvas = Self { term: Term::stdout(), pressed, keys };
+        let canvas = Self { term: Term::stdout(), before: tcgetattr(io::stdin())?, pressed, keys };
+        canvas.heed_signals()?;
         canvas.term.write_str(ENTER)?;
         Ok(canvas)
+    }
+
+    /// Takes whoever ends the program from elsewhere for somebody who leaves.
+    fn heed_signals(&self) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let entered = runtime.enter();
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        drop(entered);
+        let keys = self.keys.clone();
+        thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! { _ = hangup.recv() => {}, _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            });
+            keys.send(Ok(Key::CtrlC))
+        });
+        Ok(())
     }
 
     /// Columns and lines.
@@ -92,6 +118,8 @@ impl Drop for Canvas {
     fn drop(&mut self) {
         // Where the terminal is gone there is nothing to give back.
         let _ = self.term.write_str(LEAVE);
+        // Somebody may still be listened for who presses nothing any more.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.before);
     }
 }
 

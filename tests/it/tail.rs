@@ -45,12 +45,13 @@ fn each_decision_is_a_line_and_only_those_that_are_asked_for_are_shown() {
         json!({ "user": "user-2", "route": "POST /files" }),
         json!({ "decision": "deny", "code": "access_denied", "status": 403, "policies": [] }),
         json!({ "decision": "abandoned", "code": "abandoned", "status": 0 }),
+        json!({ "decision": "deny", "code": "token_missing", "agent": null, "user": null, "route": null }),
     ];
     let mut log: String = (0..).zip(&others).map(|(number, over)| record(number, over)).collect();
     log += "{\"chain\":\"opened\",\"seq\":0}\nno record\n";
     let shown = tail(&[], &log);
     let lines = text(&shown.stdout);
-    assert_eq!(lines.lines().count(), 5, "{lines}");
+    assert_eq!(lines.lines().count(), 6, "{lines}");
     let first = "12:00:00.123 ID0 allow     200 allowed GET /users/1/data agent-1 for user-1 reads";
     assert_eq!(lines.lines().next(), Some(first));
     for (arguments, expected) in [
@@ -161,13 +162,16 @@ fn what_clients_send_gives_the_terminal_no_orders() {
 }
 
 /// Runs a program at a terminal of 10 lines of 90 columns, step by step: what is to be seen, what is pressed then, and what is added to
-/// the file then. What was seen goes to standard output, after the last step with how the terminal was left.
+/// the file then. In place of a key there may be a signal, or a narrower terminal; in place of a line, a folder where the file was.
+/// What was seen goes to standard output, after the last step with how the program and the terminal were left.
 const TERMINAL: &str = r#"
-import fcntl, json, os, pty, select, struct, sys, termios, time
+import fcntl, json, os, pty, select, signal, struct, sys, termios, time
 steps, path, program = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3:]
 child, master = pty.fork()
+def size(terminal, lines, columns):
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 if child == 0:
-    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 10, 90, 0, 0))
+    size(0, 10, 90)
     os.execv(program[0], program)
 def read():
     try:
@@ -183,9 +187,18 @@ for expected, keys, added in steps:
         if not more:
             sys.exit("never " + repr(expected) + " in " + repr(seen))
     sys.stdout.write(seen)
-    with open(path, "a") as file:
-        file.write(added)
-    os.write(master, keys.encode())
+    if added == "a folder":
+        os.remove(path)
+        os.mkdir(path)
+    elif added:
+        with open(path, "a") as file:
+            file.write(added)
+    if keys == "narrower":
+        size(master, 5, 60)
+    elif keys.startswith("SIG"):
+        os.kill(child, getattr(signal, keys))
+    else:
+        os.write(master, keys.encode())
 while more := read():
     sys.stdout.write(more)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -215,7 +228,8 @@ fn at_a_terminal_decisions_can_be_looked_through_while_more_come() {
     let more =
         json!({ "annotations": { "reads": { "owner": "team" } }, "side": "user", "stages_us": { "policy": 11 } });
     append(&path, &record(5, &more));
-    let (none, new) = (String::new(), record(6, &json!({ "path": EVIL, "agent": "agent-1" })));
+    let none = String::new();
+    let new = record(6, &json!({ "path": EVIL, "agent": "agent-1" })) + &record(7, &json!({ "agent": "agent-2" }));
     let steps = [
         ("5 of 5, following", "k", none.clone()),
         ("\u{25b6} 12:00:00.123 ID3 ", "j", none.clone()),
@@ -235,7 +249,7 @@ fn at_a_terminal_decisions_can_be_looked_through_while_more_come() {
     for told in ["owner team", "side         user", "decision_id  ID5", "\u{1b}[?1049l"] {
         assert!(seen.contains(told), "{told}: {seen}");
     }
-    assert!(!seen.contains("ID4"), "a filter is a filter");
+    assert!(!seen.contains("ID4") && !seen.contains("ID7"), "a filter is a filter");
     // But for the few orders of its own there are none.
     let seen = seen.replace("\r\n", "\n");
     let mut parts = seen.split("\u{1b}[");
@@ -254,5 +268,68 @@ fn at_a_terminal_that_cannot_be_drawn_on_and_for_json_lines_stay_lines() {
         let (seen, left) = at_terminal(kind, &path, arguments, &[(told, "\u{3}", String::new())]);
         assert!(!seen.contains('\u{1b}'), "{seen:?}");
         assert_eq!(left, json!([-2, true]), "it is interrupted");
+    }
+}
+
+#[test]
+fn at_a_terminal_lines_are_as_wide_as_it_is_and_one_key_leaves_from_everywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    append(&path, &record(0, &json!({})));
+    append(&path, &record(1, &json!({ "path": format!("/{}", "x".repeat(1000)) })));
+    let none = String::new();
+    let steps = [
+        ("2 of 2, following", "k", none.clone()),
+        ("1 of 2 ", "narrower", none.clone()),
+        // The first one is no longer whole either.
+        ("ID0 allow     200 allowed GET /users/1/data \u{2026}", "\r", none.clone()),
+        ("lines below", "\u{3}", none),
+    ];
+    let (seen, left) = at_terminal("xterm", &path, &[], &steps);
+    assert_eq!(left, json!([0, true]));
+    let lines = seen.split("\u{1b}[2K").flat_map(str::lines).filter(|line| line.contains(" ID"));
+    assert!(lines.clone().count() > 2 && lines.clone().all(|line| line.chars().count() <= 90), "{seen:?}");
+}
+
+#[test]
+fn at_a_terminal_a_denial_is_explained_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    append(&path, &record(0, &json!({ "decision": "deny", "code": "token_expired", "status": 401, "policies": [] })));
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/config.yaml");
+    let none = String::new();
+    let steps = [
+        ("1 of 1, following", "\r", none.clone()),
+        ("lines below", "G", none.clone()),
+        ("\u{2717} token", "q", none.clone()),
+        ("1 of 1, following", "q", none),
+    ];
+    let (_, left) = at_terminal("xterm", &path, &["--explain", "--config", config], &steps);
+    assert_eq!(left, json!([0, true]));
+}
+
+#[test]
+fn at_a_terminal_a_file_that_cannot_be_read_is_told_of_and_what_was_read_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    append(&path, &record(0, &json!({})));
+    let steps = [("1 of 1, following", "", "a folder".to_owned()), ("the file cannot be read", "q", String::new())];
+    let (seen, left) = at_terminal("xterm", &path, &[], &steps);
+    assert_eq!(left, json!([1, true]));
+    let told = seen.split("\u{1b}[H").find(|frame| frame.contains("the file cannot be read"));
+    assert!(told.is_some_and(|frame| frame.contains("ID0")), "{seen:?}");
+    assert!(seen.contains("portcullis: ") && seen.contains("directory"), "{seen:?}");
+}
+
+#[test]
+fn whoever_ends_it_from_elsewhere_leaves_the_terminal_as_it_was() {
+    for signal in ["SIGTERM", "SIGHUP", "SIGINT"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.jsonl");
+        (0..2).for_each(|number| append(&path, &record(number, &json!({}))));
+        let steps = [("2 of 2, following", "k", String::new()), ("1 of 2 ", signal, String::new())];
+        let (seen, left) = at_terminal("xterm", &path, &[], &steps);
+        assert_eq!(left, json!([0, true]), "{signal}");
+        assert!(seen.contains("\u{1b}[?1049l"), "{signal}: {seen:?}");
     }
 }
