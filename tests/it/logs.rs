@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::{
     cli::{self, free_port, portcullis, text},
     house,
-    records::ask,
+    records::{self, ask},
 };
 
 const TOKEN: &str = "what operators show";
@@ -143,6 +143,8 @@ fn what_the_environment_says_goes_before_the_configuration() {
     let gate = Gate::start("{ level: 'off' }", Some("info"));
     assert_eq!(gate.levels("GET", ""), levels("info", "environment"));
     wait_until("the gate stands", || gate.log().contains("the gate stands"));
+    assert_eq!(gate.levels("PUT", "error"), levels("error", "operator"), "an operator goes before both");
+    assert_eq!(gate.levels("DELETE", ""), levels("info", "environment"));
     let config = gate.config.to_str().unwrap();
     let refused = portcullis().env("RUST_LOG", "portcullis").args(["serve", "--config", config]).output().unwrap();
     assert_eq!(refused.status.code(), Some(64));
@@ -190,4 +192,27 @@ fn what_clients_and_authors_write_gives_whoever_reads_the_log_no_orders() {
     let is_dated = |line: &&str| line.starts_with("20") && line.contains("Z ");
     assert!(log.lines().all(|line| line.starts_with("    ") || is_dated(&line)), "{log}");
     assert!(!log.lines().any(|line| line.starts_with("2026-01-01")), "{log}");
+}
+
+#[test]
+fn no_level_lets_libraries_tell_what_requests_hold() {
+    let gate = Gate::start("{ level: warn }", Some("trace"));
+    assert_eq!(gate.levels("PUT", "trace,hyper=trace,h2=trace,pingora_proxy=trace").0, 200);
+    let token = records::bearer(&json!({}));
+    let answer = ask(&gate.address, "GET /users/user-1/data?canary-in-the-query", &token, "").unwrap();
+    assert!(answer.contains(" 502 "), "it got as far as the upstream: {answer}");
+    let refused = ask(&gate.address, "GET /users/user-2/data?canary-in-the-query", &token, "").unwrap();
+    assert!(refused.contains(" 403 "), "{refused}");
+    let told = gate.told_of_reloads();
+    assert!(told > 0);
+    for line in gate.log().lines() {
+        let said: Value = serde_json::from_str(line).unwrap();
+        let is_ours = said["target"].as_str().unwrap().starts_with("portcullis");
+        assert!(is_ours || matches!(said["level"].as_str(), Some("WARN" | "ERROR")), "{line}");
+        assert!(
+            !line.contains("canary")
+                && !token.trim().split(['.', ' ']).any(|part| part.len() > 20 && line.contains(part)),
+            "{line}"
+        );
+    }
 }

@@ -189,6 +189,8 @@ async fn a_bad_version_keeps_the_good_one_and_says_where_it_is_bad() {
         (text.replace("routes:", "rotes:"), "unknown field `rotes`"),
         (text.replace("admin: 127.0.0.1:0", "admin: 127.0.0.1:1"), "`admin` cannot change while the gate runs"),
         (format!("http2: off\n{text}"), "`http2` cannot change while the gate runs"),
+        (format!("{text}log: {{ format: human }}\n"), "`log.format` cannot change while the gate runs"),
+        (format!("{text}records: {{ file: {{ path: r.jsonl }} }}\n"), "`records.file`, `records.syslog` or"),
         (format!("listeners: [{{ listen: '127.0.0.1:0' }}]\n{text}"), "`listeners` cannot change while the gate runs"),
     ] {
         let (_, refused, _) = reloads(&house, 0).await;
@@ -198,10 +200,10 @@ async fn a_bad_version_keeps_the_good_one_and_says_where_it_is_bad() {
         assert!(told["refused"]["problems"][0].as_str().unwrap().contains(wanted), "{told}");
     }
     fs::remove_file(folder.path().join("config.yaml")).unwrap();
-    assert_eq!(reloads(&house, 6).await, (0, 6, true));
+    assert_eq!(reloads(&house, 8).await, (0, 8, true));
     assert_eq!(call(&mut house).await, "allowed");
     put(folder.path(), "config.yaml", &format!("{text}# a remark\n"));
-    assert_eq!(reloads(&house, 7).await, (1, 6, false));
+    assert_eq!(reloads(&house, 9).await, (1, 8, false));
     let (_, after) = ready(house.operators("/readyz").await);
     assert_ne!(after["revision"], before["revision"]);
     assert_ne!(after["in_force"]["config"], before["in_force"]["config"], "a remark is a version");
@@ -209,7 +211,7 @@ async fn a_bad_version_keeps_the_good_one_and_says_where_it_is_bad() {
     assert_eq!(revisions(&mut house).await, after["in_force"]);
 
     house.app.reload();
-    assert_eq!(reloads(&house, 8).await, (2, 6, false), "asked for, it is done though nothing changed");
+    assert_eq!(reloads(&house, 10).await, (2, 8, false), "asked for, it is done though nothing changed");
     assert_eq!(call(&mut house).await, "allowed");
 }
 
