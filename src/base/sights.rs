@@ -129,7 +129,7 @@ mod tests {
         let mut sights = look();
         assert!(!sights.are_stale());
         type Change<'a> = (&'a str, bool, &'a dyn Fn());
-        let changes: [Change<'_>; 9] = [
+        let changes: [Change<'_>; 10] = [
             ("files of no concern", false, &|| {
                 fs::write(at("policies/notes.txt"), "1").unwrap();
                 fs::write(at("unobserved"), "1").unwrap();
@@ -151,7 +151,10 @@ mod tests {
                 symlink("..2", at("..data_tmp")).unwrap();
                 fs::rename(at("..data_tmp"), at("..data")).unwrap();
             }),
-            ("a file that goes", true, &|| fs::remove_file(at("policies/team/two.cedar")).unwrap()),
+            ("another name", true, &|| {
+                fs::rename(at("policies/team/two.cedar"), at("policies/team/too.cedar")).unwrap();
+            }),
+            ("a file that goes", true, &|| fs::remove_file(at("policies/team/too.cedar")).unwrap()),
             ("everything gone", true, &|| fs::remove_dir_all(at("policies")).unwrap()),
         ];
         for (what, is_change, change) in changes {

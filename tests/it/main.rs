@@ -38,6 +38,7 @@ mod readers;
 mod records;
 mod reload;
 mod replay;
+mod revisions;
 mod scenarios;
 mod schema;
 mod shadow;
