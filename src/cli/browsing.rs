@@ -1,6 +1,7 @@
 //! A terminal with somebody in front of it: what is pressed, and what is drawn.
 
 use std::{
+    cell::Cell,
     env,
     io::{self, IsTerminal},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use console::{Key, Term};
-use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
@@ -29,6 +30,9 @@ const HOME: &str = "\u{1b}[H";
 /// Without what stood on the line.
 const ERASE: &str = "\u{1b}[2K";
 
+/// How often it is looked whether the terminal has become raw, a millisecond apart.
+const LOOKS_MAX: usize = 1000;
+
 /// Whether there is somebody, and a terminal that can be drawn on.
 pub(super) fn is_possible() -> bool {
     let can_draw = env::var("TERM").is_ok_and(|term| !matches!(&*term, "" | "dumb"));
@@ -41,8 +45,19 @@ pub(super) struct Canvas {
     term: Term,
     /// How it was.
     before: Termios,
-    pressed: Receiver<io::Result<Key>>,
-    keys: Sender<io::Result<Key>>,
+    heard: Receiver<Heard>,
+    tell: Sender<Heard>,
+    /// Whether a key is listened for.
+    listening: Cell<bool>,
+}
+
+/// What is heard.
+#[derive(Debug)]
+enum Heard {
+    /// From whoever is there.
+    Key(io::Result<Key>),
+    /// From whoever ends the program from elsewhere.
+    End,
 }
 
 /// What somebody presses.
@@ -59,8 +74,9 @@ pub(super) enum Pressed {
 impl Canvas {
     /// Takes the terminal.
     pub(super) fn take() -> io::Result<Self> {
-        let (keys, pressed) = channel();
-        let canvas = Self { term: Term::stdout(), before: tcgetattr(io::stdin())?, pressed, keys };
+        let (tell, heard) = channel();
+        let canvas =
+            Self { term: Term::stdout(), before: tcgetattr(io::stdin())?, heard, tell, listening: Cell::new(false) };
         canvas.heed_signals()?;
         canvas.term.write_str(ENTER)?;
         Ok(canvas)
@@ -74,12 +90,12 @@ impl Canvas {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         drop(entered);
-        let keys = self.keys.clone();
+        let tell = self.tell.clone();
         thread::spawn(move || {
             runtime.block_on(async {
                 tokio::select! { _ = hangup.recv() => {}, _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             });
-            keys.send(Ok(Key::CtrlC))
+            tell.send(Heard::End)
         });
         Ok(())
     }
@@ -100,16 +116,20 @@ impl Canvas {
 
     /// Listens for one key. Only then are keys not shown as they are pressed: whoever leaves listens no more.
     pub(super) fn listen(&self) {
-        let keys = self.keys.clone();
-        thread::spawn(move || keys.send(Term::stdout().read_key_raw()));
+        let tell = self.tell.clone();
+        self.listening.set(true);
+        thread::spawn(move || tell.send(Heard::Key(Term::stdout().read_key_raw())));
     }
 
     /// What is pressed within `patience`, if anything is.
     pub(super) fn pressed(&self, patience: Duration) -> io::Result<Option<Pressed>> {
-        match self.pressed.recv_timeout(patience) {
-            Ok(key) => key.map(|key| Some(meaning(&key))),
+        match self.heard.recv_timeout(patience) {
+            Ok(Heard::Key(key)) => {
+                self.listening.set(false);
+                key.map(|key| Some(meaning(&key)))
+            }
             Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Ok(Some(Pressed::Leave)),
+            Ok(Heard::End) | Err(RecvTimeoutError::Disconnected) => Ok(Some(Pressed::Leave)),
         }
     }
 }
@@ -118,7 +138,14 @@ impl Drop for Canvas {
     fn drop(&mut self) {
         // Where the terminal is gone there is nothing to give back.
         let _ = self.term.write_str(LEAVE);
-        // Somebody may still be listened for who presses nothing any more.
+        // Whoever listens makes it raw, if not yet, then in a moment: before that it would be given back in vain.
+        let is_raw = || tcgetattr(io::stdin()).is_ok_and(|now| !now.local_flags.contains(LocalFlags::ICANON));
+        for _ in 0..LOOKS_MAX {
+            if !self.listening.get() || is_raw() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
         let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.before);
     }
 }

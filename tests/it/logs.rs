@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use portcullis::base::revision::of_text;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -143,6 +144,12 @@ fn what_the_environment_says_goes_before_the_configuration() {
     let gate = Gate::start("{ level: 'off' }", Some("info"));
     assert_eq!(gate.levels("GET", ""), levels("info", "environment"));
     wait_until("the gate stands", || gate.log().contains("the gate stands"));
+    let in_force = |config: &str| format!("\"in_force\":\"config {}, schema ", of_text(config));
+    let config = fs::read_to_string(&gate.config).unwrap();
+    assert!(gate.log().contains(&in_force(&config)), "{}", gate.log());
+    let config = config + "# another version\n";
+    fs::write(&gate.config, &config).unwrap();
+    wait_until("the other version is told of", || gate.log().contains(&in_force(&config)));
     assert_eq!(gate.levels("PUT", "error"), levels("error", "operator"), "an operator goes before both");
     assert_eq!(gate.levels("DELETE", ""), levels("info", "environment"));
     let config = gate.config.to_str().unwrap();

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpStream,
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -227,8 +228,13 @@ fn a_file_that_is_moved_away_is_begun_anew_with_the_signal_of_whoever_moved_it()
 #[test]
 fn no_request_passes_unrecorded_where_none_may() {
     for (when_full, ends) in [("refuse", "records_unavailable"), ("accept_unrecorded", "token_missing")] {
-        // A disk that is always full.
-        let (_folder, file) = folder(&format!("when_full: {when_full}, file: {{ path: /dev/full }}"));
+        // A disk that is always full, and beside it a collector that takes everything.
+        let socket = tempfile::tempdir().unwrap();
+        let _collector = UnixDatagram::bind(socket.path().join("log")).unwrap();
+        let (_folder, file) = folder(&format!(
+            "when_full: {when_full}, file: {{ path: /dev/full }}, syslog: {{ to: 'unix:{}/log' }}",
+            socket.path().display()
+        ));
         let gate = start(&file);
         let deadline = Instant::now() + Duration::from_secs(10);
         let status = if ends == "token_missing" { " 401 " } else { " 503 " };
