@@ -19,15 +19,6 @@ PACES = {"paced": 12, "all it can": 0}
 WARM_S = 0.3
 
 
-def forged(issuer, serials):
-    """Each token has the signature of the one before."""
-    before = issuer.token("ES256").rpartition(".")[2]
-    for serial in serials:
-        body, _, signature = issuer.token("ES256", serial).rpartition(".")
-        yield f"{body}.{before}"
-        before = signature
-
-
 @dataclass
 class Flood:
     """`tokens` makes one of a serial number; `count` of them are used again and again, or, where there is none, each once."""
@@ -46,7 +37,7 @@ def each(**over):
 
 
 FLOODS = [
-    Flood("bad signatures", forged),
+    Flood("bad signatures", lambda issuer, serials: issuer.forged(serials, "ES256")),
     Flood("keys that the issuer does not have", each(kid="random-{}")),
     Flood("unknown issuers", each(iss="https://issuer-{}.example")),
     Flood("tokens of 24 kB", each(ballast="a" * 17_000 + "{}"), count=200),

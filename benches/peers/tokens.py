@@ -44,7 +44,10 @@ class Issuer:
         }
         return jwt.encode(claims, self.keys[algorithm], algorithm, headers={"kid": kid or algorithm})
 
-    def forged(self):
-        """A token with another token's signature."""
-        body = self.token(serial=1).rpartition(".")[0]
-        return f"{body}.{self.token(serial=2).rpartition('.')[2]}"
+    def forged(self, serials, algorithm="RS256"):
+        """Tokens that have each the signature of the one before."""
+        before = self.token(algorithm).rpartition(".")[2]
+        for serial in serials:
+            body, _, signature = self.token(algorithm, serial).rpartition(".")
+            yield f"{body}.{before}"
+            before = signature
