@@ -126,7 +126,9 @@ fn the_demo_tells_what_a_request_costs() {
     assert!(shown.status.success(), "{told}{}", text(&shown.stderr));
     let rows: Vec<_> = told.lines().filter_map(|line| line.split_once(": ")).collect();
     let names: Vec<_> = rows.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["allowed", "allowed, as remembered", "denied", "denied, as remembered"], "{told}");
+    let due =
+        ["allowed", "allowed, as remembered", "allowed, by what the request says", "denied", "denied, as remembered"];
+    assert_eq!(names, due, "{told}");
     assert!(rows.iter().all(|(_, cost)| cost.ends_with(" µs")), "{told}");
     let one = text(&run(&["demo", "--cost", "50", "--only", "denied"]).stdout);
     assert!(one.starts_with("denied: ") && one.lines().count() == 1, "{one}");

@@ -6,7 +6,7 @@ use portcullis::audit::Record;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
@@ -111,6 +111,13 @@ async fn the_header_comes_before_tls_and_tells_whom_limits_count() {
             assert_eq!(of(&house.record().await.unwrap()), ("peer_overloaded", 0, Some("203.0.113.10"), None));
         }
         two.end().await.unwrap();
+        // Until its place is free again.
+        let free = async {
+            while !house.operators("/metrics").await.body.contains("\nportcullis_connections 0\n") {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(12 * PATIENCE, free).await.unwrap();
     }
 }
 
