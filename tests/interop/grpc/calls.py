@@ -22,6 +22,7 @@ class Service(grpc.GenericRpcHandler):
     """Bytes in, bytes out: what a call does is its method."""
 
     def __init__(self):
+        self.hanging = threading.Event()
         self.cancelled = threading.Event()
         self.go_on = threading.Event()
         self.metadata = {}
@@ -56,6 +57,7 @@ class Service(grpc.GenericRpcHandler):
 
     def unary_hangs(self, request, context):
         context.add_callback(self.cancelled.set)
+        self.hanging.set()
         self.cancelled.wait(PATIENCE)
         return request
 
@@ -161,6 +163,13 @@ def main(binary):
             late = code_of(lambda: caller.call("unary", b"", "unary_hangs", timeout=0.5))[0]
             check("a deadline is kept", late, grpc.StatusCode.DEADLINE_EXCEEDED)
             check("and the service learns of it", service.cancelled.wait(PATIENCE), True)
+            # Of a deadline the service knows itself; of this the gate alone can tell it.
+            for event in (service.hanging, service.cancelled):
+                event.clear()
+            given_up = caller.channel.unary_unary("/demo.Data/unary_hangs").future(b"", metadata=caller.metadata)
+            check("a call that hangs has come", service.hanging.wait(PATIENCE), True)
+            given_up.cancel()
+            check("the service learns of a caller that gives up", service.cancelled.wait(PATIENCE), True)
 
             def refused(call):
                 code, said = code_of(call)
