@@ -167,6 +167,7 @@ mod tests {
         let nameless = Header::new(&settings, "a host\n", 7);
         assert!(nameless.message("t", b"").starts_with(b"<158>1 t - gate 7 decision - "));
     }
+
     #[test]
     fn each_facility_has_its_number() {
         use Facility::{Auth, Authpriv, Daemon, Local0, Local1, Local2, Local3, Local4, Local5, Local6, Local7, User};

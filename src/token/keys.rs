@@ -166,7 +166,7 @@ impl KeyRing {
         let _ = timeout(self.patience(), state.wait_for(|state| state.attempts > 0)).await;
     }
 
-    /// The same without waiting, unless a fetch is worth waiting for.
+    /// What [`Self::keys_with`] finds without waiting, unless a fetch is worth waiting for.
     pub(super) fn at_once(
         &self,
         name: &str,
