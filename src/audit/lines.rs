@@ -31,6 +31,10 @@ const GATHER: Duration = Duration::from_millis(2);
 /// Records that are written together at most.
 const BATCH_MAX: usize = 1024;
 
+/// What a stream is given at once, where a line is no longer than that: as much as a pipe takes in one piece (`PIPE_BUF`), so that
+/// what others write there does not stand within a line.
+const PIECE_BYTES: usize = 4096;
+
 /// How often there is something to do although no record came.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
 
@@ -250,7 +254,7 @@ fn drain(receiver: &Receiver<Message>, mut out: Box<dyn Out>, state: &State) {
     state.note(out.rest(true).as_ref());
 }
 
-/// Lines to a stream that nobody turns back.
+/// Lines to a stream that nobody turns back, several at a time.
 #[derive(Debug)]
 pub struct Stream<W> {
     out: W,
@@ -258,25 +262,59 @@ pub struct Stream<W> {
     broken: bool,
 }
 
-impl<W> Stream<W> {
+impl<W: Write> Stream<W> {
     /// To `out`.
     pub const fn to(out: W) -> Self {
         Self { out, broken: false }
+    }
+
+    /// Writes whole lines, each of which is tried; how many of them are lost, and why.
+    fn put(&mut self, lines: &[u8]) -> Result<(), (usize, io::Error)> {
+        let (mut lost, mut at) = (None, 0);
+        while let Some(left) = lines.get(at..).filter(|left| !left.is_empty()) {
+            match self.put_some(left) {
+                Ok(written) => at = at.saturating_add(written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.broken |= lines.get(..at).and_then(<[u8]>::last).is_some_and(|before| *before != b'\n');
+                    let rest_of_line = memchr::memchr(b'\n', left).map_or(left.len(), |end| end.saturating_add(1));
+                    at = at.saturating_add(rest_of_line);
+                    lost = Some((lost.map_or(1, |(before, _): (usize, _)| before.saturating_add(1)), error));
+                }
+            }
+        }
+        lost.map_or(Ok(()), Err)
+    }
+
+    fn put_some(&mut self, lines: &[u8]) -> io::Result<usize> {
+        if self.broken {
+            self.out.write_all(b"\n")?;
+            self.broken = false;
+        }
+        match self.out.write(lines)? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            written => Ok(written),
+        }
     }
 }
 
 impl<W: Write + Send + 'static> Out for Stream<W> {
     fn write(&mut self, lines: Vec<Vec<u8>>) -> Result<(), (usize, io::Error)> {
         let (mut lost, mut last) = (0_usize, None);
-        for mut line in lines {
-            line.push(b'\n');
-            let begun = if self.broken { self.out.write_all(b"\n") } else { Ok(()) };
-            let written = begun.and_then(|()| self.out.write_all(&line));
-            self.broken = written.is_err();
-            if let Err(error) = written {
-                lost = lost.saturating_add(1);
+        let mut piece = Vec::with_capacity(PIECE_BYTES);
+        let mut lines = lines.into_iter().peekable();
+        while let Some(line) = lines.next() {
+            piece.extend_from_slice(&line);
+            piece.push(b'\n');
+            let with_next = lines.peek().map(|next| piece.len().saturating_add(next.len()).saturating_add(1));
+            if with_next.is_some_and(|bytes| bytes <= PIECE_BYTES) {
+                continue;
+            }
+            if let Err((more, error)) = self.put(&piece) {
+                lost = lost.saturating_add(more);
                 last = Some(error);
             }
+            piece.clear();
         }
         let flushed = self.out.flush();
         match last.or(flushed.err()) {
@@ -363,6 +401,30 @@ mod tests {
         assert_eq!(counts.all(), (1024, 0, 0));
         // Each wait is long enough for hundreds; a machine that is busy may take several.
         assert!(times.load(Ordering::SeqCst) < 200, "{times:?}");
+    }
+
+    /// What it is given at once.
+    #[derive(Clone, Default)]
+    struct Pieces(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl Write for Pieces {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().push(bytes.to_vec());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stream_is_given_whole_lines_as_many_as_a_pipe_takes_at_once() {
+        let pieces = Pieces::default();
+        let lines: Vec<Vec<u8>> = [1000, 3094, 1, 4095, 0, 9000, 7].into_iter().map(|long| vec![b'a'; long]).collect();
+        Stream::to(pieces.clone()).write(lines).unwrap();
+        let pieces = pieces.0.lock().unwrap();
+        assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [4096, 2, 4096, 1, 9001, 8]);
+        assert!(pieces.iter().all(|piece| piece.ends_with(b"\n")));
     }
 
     /// Takes 10 bytes, then is full, then takes everything.

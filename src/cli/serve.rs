@@ -1,6 +1,6 @@
 //! `portcullis serve`: the gate, until it is told to stop or another one takes over.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{fs::File, os::fd::AsFd as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use futures_util::{FutureExt, future::OptionFuture};
 use sd_notify::NotifyState;
@@ -137,7 +137,9 @@ struct Written {
 fn records(sinks: RecordSinks, metrics: &Metrics, has_predecessor: bool) -> std::io::Result<Written> {
     let (mut all, mut filed, mut unclosed) = (Vec::new(), None, None);
     if sinks.stdout {
-        all.push(Arc::new(Lines::new(Stream::to(std::io::stdout()), metrics.records("stdout"))?));
+        // Not by way of `Stdout`, which may keep what it said was written.
+        let out = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+        all.push(Arc::new(Lines::new(Stream::to(out), metrics.records("stdout"))?));
     }
     if let Some(settings) = sinks.file {
         let path = settings.path.display().to_string();
