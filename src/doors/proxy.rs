@@ -81,12 +81,13 @@ impl ProxyDoor {
 
 #[async_trait]
 impl ProxyHttp for ProxyDoor {
-    type CTX = Passage;
+    /// In a box: pingora moves it from future to future.
+    type CTX = Box<Passage>;
 
-    fn new_ctx(&self) -> Passage {
+    fn new_ctx(&self) -> Self::CTX {
         let (mut visit, caller) = (self.gate.receive(), Caller::ours());
         visit.came_through(caller.via);
-        Passage {
+        Box::new(Passage {
             visit,
             caller,
             obligations: None,
@@ -95,10 +96,10 @@ impl ProxyHttp for ProxyDoor {
             body_bytes: 0,
             digest: None,
             pace: Pace::ours(),
-        }
+        })
     }
 
-    async fn early_request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, passage: &mut Self::CTX) -> Result<()> {
         let timeout = passage.visit.limits().client_timeout;
         session.set_read_timeout(Some(timeout));
         session.set_write_timeout(Some(timeout));
@@ -113,7 +114,7 @@ impl ProxyHttp for ProxyDoor {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, passage: &mut Self::CTX) -> Result<bool> {
         let outcome = if session.is_http2() {
             let request = session.req_header().clone();
             let head = head(&request, None, &passage.caller);
@@ -160,9 +161,10 @@ impl ProxyHttp for ProxyDoor {
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, passage: &mut Passage) -> Result<Box<HttpPeer>> {
-        let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
-        let Passage { attempts, visit, .. } = passage;
+    async fn upstream_peer(&self, session: &mut Session, passage: &mut Self::CTX) -> Result<Box<HttpPeer>> {
+        let Passage { attempts, visit, obligations: Some(obligations), .. } = &mut **passage else {
+            return Error::e_explain(InternalError, "not admitted");
+        };
         let retries = attempts.retries();
         let turn = attempts.next(obligations);
         let server = turn.map_err(|error| Error::because(ConnectNoRoute, "choosing a server", error))?.server();
@@ -176,10 +178,10 @@ impl ProxyHttp for ProxyDoor {
         &self,
         session: &mut Session,
         _: &HttpPeer,
-        passage: &mut Passage,
+        passage: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let Passage { attempts, obligations: Some(obligations), .. } = passage else { return error };
+        let Passage { attempts, obligations: Some(obligations), .. } = &mut **passage else { return error };
         let again = attempts.failed(obligations.pool(), !session.as_ref().retry_buffer_truncated());
         error.set_retry(again);
         error
@@ -192,10 +194,10 @@ impl ProxyHttp for ProxyDoor {
         _: &HttpPeer,
         session: &mut Session,
         mut error: Box<Error>,
-        passage: &mut Passage,
+        passage: &mut Self::CTX,
         reused: bool,
     ) -> Box<Error> {
-        let Passage { attempts, obligations: Some(obligations), .. } = passage else { return error };
+        let Passage { attempts, obligations: Some(obligations), .. } = &mut **passage else { return error };
         error.retry.decide_reuse(reused);
         let is_safe = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
@@ -217,7 +219,7 @@ impl ProxyHttp for ProxyDoor {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        passage: &mut Passage,
+        passage: &mut Self::CTX,
     ) -> Result<()> {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
         // INVARIANT: the target sent is byte for byte the one that was made of the target that was authorised.
@@ -259,7 +261,7 @@ impl ProxyHttp for ProxyDoor {
         session: &mut Session,
         part: &mut Option<Bytes>,
         is_last: bool,
-        passage: &mut Passage,
+        passage: &mut Self::CTX,
     ) -> Result<()> {
         // INVARIANT: a body ends once. pingora writes a part with nothing in it as the chunk that ends the body, and the end
         // after it a second time, into what the upstream takes for the next request.
@@ -284,7 +286,7 @@ impl ProxyHttp for ProxyDoor {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        passage: &mut Passage,
+        passage: &mut Self::CTX,
     ) -> Result<()> {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
         if !is_interim(response.status) {
@@ -324,7 +326,7 @@ impl ProxyHttp for ProxyDoor {
         session: &mut Session,
         _: &mut Option<Bytes>,
         _: bool,
-        passage: &mut Passage,
+        passage: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         passage.tunnel.pass(session, &passage.visit)?;
         Ok(None)
@@ -335,7 +337,7 @@ impl ProxyHttp for ProxyDoor {
         &self,
         _: &mut Session,
         trailers: &mut http::HeaderMap,
-        passage: &mut Passage,
+        passage: &mut Self::CTX,
     ) -> Result<()> {
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
         for name in named(trailers, |name| passage.hides(obligations, name)) {
@@ -344,7 +346,7 @@ impl ProxyHttp for ProxyDoor {
         Ok(())
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Passage) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Self::CTX) -> FailToProxy {
         let refusal = passage.tunnel.ended(&passage.visit, refusal_of(error));
         passage.visit.fail(&refusal);
         if refusal == Refusal::Internal {
@@ -357,7 +359,7 @@ impl ProxyHttp for ProxyDoor {
         FailToProxy { error_code: if answered { refusal.status().as_u16() } else { 0 }, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, passage: &mut Passage) {
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, passage: &mut Self::CTX) {
         if let Some(response) = final_response(session) {
             passage.visit.answered(response.status.as_u16());
         }
@@ -365,11 +367,11 @@ impl ProxyHttp for ProxyDoor {
     }
 
     /// Every outcome has its decision record; pingora's own lines would repeat it, with the query.
-    fn suppress_error_log(&self, _: &Session, _: &Passage, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Passage, _: &Error, _: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Self::CTX, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 }

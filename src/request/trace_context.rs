@@ -49,8 +49,7 @@ impl TraceContext {
 
 /// A trace, a span of it, and whether it is recorded, in version 00.
 pub fn traceparent(trace: u128, span: u64, sampled: bool) -> String {
-    let (trace, span) = (::hex::encode(trace.to_be_bytes()), ::hex::encode(span.to_be_bytes()));
-    ["00", &trace, &span, if sampled { "01" } else { "00" }].join("-")
+    format!("00-{trace:032x}-{span:016x}-0{}", u8::from(sampled))
 }
 
 fn parent(text: &str) -> Option<(u128, u64, bool)> {
