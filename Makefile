@@ -4,6 +4,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 CARGO := cargo
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/portcullis
+# What runs often, by which release builds are laid out; with `PROFILE=` they are not.
+PROFILE := benches/portcullis.profdata
+LAID_OUT := $(if $(PROFILE),--config 'build.rustflags=["-Cprofile-use=$(CURDIR)/$(PROFILE)"]')
 
 # Programs that the build and the tests need, and the Debian packages they come in.
 BUILD_NEEDS := cmake:cmake cc:gcc
@@ -11,13 +14,13 @@ TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python
 # What Helm's templates are made of, in Go.
 TEST_NEEDS += go:golang-go gocode/github.com/Masterminds/sprig:golang-github-masterminds-sprig-dev gocode/github.com/ghodss/yaml:golang-github-ghodss-yaml-dev gocode/github.com/xeipuuv/gojsonschema:golang-github-xeipuuv-gojsonschema-dev
 
-.PHONY: demo test build bench bench-micro lint unit interop image audit fuzz needs-build needs-test
+.PHONY: demo test build bench bench-micro profile lint unit interop image audit fuzz needs-build needs-test
 
 demo: build
 	$(RELEASE) demo --config config.yaml
 
 build: needs-build
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked $(LAID_OUT)
 
 # In this order, so that what is quick fails first.
 test: needs-build needs-test lint unit audit interop image fuzz
@@ -69,12 +72,16 @@ fuzz: needs-build
 # docs/benchmarks.md. A quarter of an hour; OPTIONS as benches/peers/run.sh tells them, such as "--rounds 9 --seconds 3".
 bench: build needs-test
 	@bash .ci/needs haproxy:haproxy nginx-js:libnginx-mod-http-js
-	$(CARGO) build --release --locked --package floor
+	$(CARGO) build --release --locked $(LAID_OUT) --package floor
 	bash benches/peers/run.sh $(RELEASE) $(dir $(RELEASE))floor --docs $(OPTIONS)
 
 # What the parts of a request cost.
 bench-micro: needs-build
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked $(LAID_OUT)
+
+# Counts anew what runs often, where the code that does has changed much: a quarter of an hour.
+profile: needs-build needs-test
+	bash benches/peers/profile.sh
 
 needs-build:
 	@bash .ci/needs $(BUILD_NEEDS)

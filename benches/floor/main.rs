@@ -6,6 +6,7 @@
 use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use mimalloc::MiMalloc;
 use pingora_core::{
     Error as Failure, ErrorType,
     server::{Server, configuration::ServerConf},
@@ -28,6 +29,11 @@ use portcullis::{
     },
     snapshot::Current,
 };
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The gate's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Lets everything through.
 struct PassThrough {
@@ -99,7 +105,11 @@ fn stock(compiled: &Compiled) -> Result<(), Box<dyn Error>> {
     let pool = Pool::new("floor", upstream);
     let server = pool.servers().first().ok_or("the upstream has a name")?.address().clone();
     let threads = std::thread::available_parallelism()?.get();
-    let mut pingora = Server::new_with_opt_and_conf(None, ServerConf { threads, ..ServerConf::default() });
+    // Told to end, it ends at once.
+    let (grace_period_seconds, graceful_shutdown_timeout_seconds) = (Some(0), Some(0));
+    let settings =
+        ServerConf { threads, grace_period_seconds, graceful_shutdown_timeout_seconds, ..ServerConf::default() };
+    let mut pingora = Server::new_with_opt_and_conf(None, settings);
     pingora.bootstrap();
     let mut service = http_proxy_service(&pingora.configuration, Stock(server));
     for listener in &compiled.servers.listeners {
@@ -127,5 +137,6 @@ async fn pass_through(compiled: Compiled) -> Result<(), Box<dyn Error>> {
     let door = PassThrough { pool, server, upkeep: Upkeep::default(), client_timeout };
     let gate = Gate::new(current, clock, Arc::new(Nowhere), metrics.clone());
     let _listener = Listener::start(places, door, gate, &compiled.servers, metrics);
-    std::future::pending().await
+    signal(SignalKind::terminate())?.recv().await;
+    Ok(())
 }

@@ -1,4 +1,4 @@
-"""Portcullis beside its peers, as it grows, and under attack; see run.sh."""
+"""Portcullis beside its peers, as it grows, under attack, and by what it makes the processor wait for; see run.sh."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ from attack import attack
 from compare import CASES, compare
 from growth import TABLES, growth
 from measure import allow_many_files, machine, service
+from misses import misses
 from tokens import Issuer
 
 
@@ -28,7 +29,7 @@ def read_options():
     options.add_argument("--rounds", type=int, default=4)
     options.add_argument("--seconds", type=int, default=1, help="how long each case is asked in a round")
     options.add_argument("--tokens", type=int, default=10_000, help="that are each used once, where tokens are cold")
-    options.add_argument("--parts", help="of peers, growth, attack; all by default")
+    options.add_argument("--parts", help="of peers, growth, attack, misses; all by default")
     options.add_argument("--peers", help="those that are compared, as their names begin; all by default")
     options.add_argument("--cases", help="the same of cases")
     options.add_argument("--growth", help="the same of what there is more and more of")
@@ -67,7 +68,7 @@ def main():
                 elif part == "growth":
                     result[part] = growth(chosen(TABLES, options.growth), *given)
                 else:
-                    result[part] = attack(*given)
+                    result[part] = {"attack": attack, "misses": misses}[part](*given)
                 tell(part, result, options)
 
 

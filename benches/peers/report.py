@@ -157,7 +157,13 @@ def attacked(result):
     )
 
 
-PARTS = {"peers": compared, "growth": grown, "attack": attacked}
+def missed(result):
+    found = result["misses"]
+    figures = [name for name in found[0] if name not in ("name", "case")]
+    return table(["", "", *figures], [[of["name"], of["case"], *(f"{of[figure]:,.0f}" for figure in figures)] for of in found])
+
+
+PARTS = {"peers": compared, "growth": grown, "attack": attacked, "misses": missed}
 
 
 def plot(peers):

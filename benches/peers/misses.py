@@ -1,0 +1,64 @@
+"""How many instructions a request takes in user space, and how often the processor waits for what is not in its caches, as valgrind
+simulates them: what processors tell of that themselves, machines that are shared do not."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from compare import CASES
+from measure import Running, free_port
+from peers import Asking, Floor, Portcullis
+
+# Of today's servers: for code, for data, and the second for both.
+CACHES = ["--I1=32768,8,64", "--D1=49152,12,64", "--LL=2097152,16,64"]
+SECONDS = 8
+# What is told of each request, and the events that callgrind counts of it.
+FIGURES = {
+    "instructions": ["Ir"],
+    "code not in the first cache": ["I1mr"],
+    "data not in the first cache": ["D1mr", "D1mw"],
+    "not in the second either": ["ILmr", "DLmr", "DLmw"],
+    "branches guessed wrongly": ["Bcm", "Bim"],
+}
+ASKED = [(Floor, "pass-through"), (Portcullis, "hot RS256"), (Asking, "hot RS256")]
+
+
+def misses(_, folder, issuer, upstream):
+    """Figures of a request for each of what is asked."""
+    return [{"name": kind.name, "case": case, **counted(kind, next(it for it in CASES if it.name == case), folder, issuer, upstream)}
+            for kind, case in ASKED]
+
+
+def counted(kind, case, folder, issuer, upstream):
+    own = folder / f"misses-{len(list(folder.iterdir()))}"
+    own.mkdir()
+    shutil.copy(folder / "keys.json", own)
+    gate, port, token = kind(own), free_port(), issuer.token(case.algorithm)
+    given = {"TOKEN": token} if gate.gates else {}
+    command = ["valgrind", "--tool=callgrind", "--cache-sim=yes", "--branch-sim=yes", "--fair-sched=yes", *CACHES,
+               f"--callgrind-out-file={own}/counted", *gate.command(port, upstream, not gate.gates)]
+    with Running(command, port, own, given.get("TOKEN")) as running:
+        running.load(case, 2, **given)
+        control(running, "--zero")
+        requests = running.load(case, SECONDS, **given).requests
+        control(running, "--dump")
+        told = read(own)
+    print(f"{kind.name}, {case.name}: counted", file=sys.stderr)
+    return {figure: sum(told[event] for event in events) / requests for figure, events in FIGURES.items()}
+
+
+def control(running, what):
+    subprocess.run(["callgrind_control", what, str(running.process.pid)], check=True, capture_output=True, timeout=60)
+
+
+def read(folder: Path):
+    """The counts of the first dump, as soon as it is whole."""
+    for _ in range(100):
+        for dump in folder.glob("counted*.1"):
+            if totals := re.search(r"^totals: (.*)", text := dump.read_text(), re.M):
+                return dict(zip(re.search(r"^events: (.*)", text, re.M)[1].split(), map(int, totals[1].split())))
+        time.sleep(0.2)
+    sys.exit("callgrind wrote nothing")
