@@ -199,7 +199,8 @@ def plot(peers):
 def write(part, result):
     """Puts what was measured in its place; what was not stays as it is."""
     page = DOCS / "benchmarks.md"
-    said = f"{result['date']}, {result['machine']}, {result['rounds']} rounds of {result['seconds']} s, Portcullis {result['version']}.\n\n"
+    rounds = "" if part == "misses" else f"{result['rounds']} rounds of {result['seconds']} s, "
+    said = f"{result['date']}, {result['machine']}, {rounds}Portcullis {result['version']}.\n\n"
     mark = re.compile(rf"(<!-- {part} -->\n).*?(<!-- end of {part} -->)", re.S)
     text, count = mark.subn(lambda found: found[1] + said + PARTS[part](result) + found[2], page.read_text())
     assert count == 1, f"docs/benchmarks.md has no place for {part}"

@@ -343,12 +343,13 @@ mod tests {
         }
     }
 
+    /// What it is given at once.
     #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
+    struct Pieces(Arc<Mutex<Vec<Vec<u8>>>>);
 
-    impl Write for Shared {
+    impl Write for Pieces {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
+            self.0.lock().unwrap().push(bytes.to_vec());
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
@@ -356,9 +357,15 @@ mod tests {
         }
     }
 
+    impl Pieces {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().concat()).unwrap()
+        }
+    }
+
     #[test]
     fn a_record_is_one_line_whatever_is_in_it() {
-        let out = Shared::default();
+        let out = Pieces::default();
         let counts = counts();
         let lines = Lines::new(Stream::to(out.clone()), counts.clone()).unwrap();
         let hostile = "\u{1b}[2J\n{\"decision\":\"allow\"}".to_owned();
@@ -366,7 +373,7 @@ mod tests {
             lines.write(&Record { agent: Some(hostile.as_str().into()), ..Record::default() });
         }
         lines.close();
-        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        let text = out.text();
         assert_eq!(text.lines().count(), 3);
         for line in text.lines() {
             let record: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -403,20 +410,6 @@ mod tests {
         assert!(times.load(Ordering::SeqCst) < 200, "{times:?}");
     }
 
-    /// What it is given at once.
-    #[derive(Clone, Default)]
-    struct Pieces(Arc<Mutex<Vec<Vec<u8>>>>);
-
-    impl Write for Pieces {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().push(bytes.to_vec());
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     #[test]
     fn a_stream_is_given_whole_lines_as_many_as_a_pipe_takes_at_once() {
         let pieces = Pieces::default();
@@ -428,7 +421,7 @@ mod tests {
     }
 
     /// Takes 10 bytes, then is full, then takes everything.
-    struct Full(Shared, usize);
+    struct Full(Pieces, usize);
 
     impl Write for Full {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -446,14 +439,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_is_counted_and_spoils_no_other_line() {
-        let out = Shared::default();
+        let out = Pieces::default();
         let counts = counts();
         let lines = Lines::new(Stream::to(Full(out.clone(), 0)), counts.clone()).unwrap();
         for _ in 0..5 {
             lines.write(&Record::default());
         }
         lines.close();
-        let text = String::from_utf8(out.0.lock().unwrap().clone()).unwrap();
+        let text = out.text();
         let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
         assert_eq!((whole, counts.all()), (2, (2, 3, 0)), "{text}");
     }
