@@ -315,7 +315,8 @@ async fn first_uses_at_once_are_one_question_and_a_flood_is_bounded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_strange_tokens_does_not_hold_up_those_that_were_good() {
     let issuer = Issuer::start(Mood::Says(active())).await;
-    let mut house = gate(&[issuer.entry(&format!("{SECRET}, questions_max: 2, cache_max_s: 30"))]).await;
+    let entry = issuer.entry(&format!("{SECRET}, questions_max: 2, cache_max_s: 30"));
+    let mut house = gate(&[entry.replace("fetch_timeout_ms: 300", "fetch_timeout_ms: 5000")]).await;
     assert_eq!(call(&mut house, "good").await, (200, "allowed"));
     house.at(NOW + 31);
     // Strange tokens take their places and do not give them back for a while.
@@ -336,10 +337,8 @@ async fn a_flood_of_strange_tokens_does_not_hold_up_those_that_were_good() {
     let token = [("authorization".to_owned(), "Bearer good".to_owned())];
     let answer = wire::send(address, &wire::request("GET", "/users/user-1/data", &token)).await;
     assert_eq!(wire::Answer::parse(&answer).status, 200);
-    assert!(asked.elapsed() < Duration::from_millis(250), "it waited for the strangers");
-    for stranger in strangers {
-        stranger.await.unwrap();
-    }
+    assert!(asked.elapsed() < Duration::from_secs(4), "it waited for the strangers");
+    strangers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread")]

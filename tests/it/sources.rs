@@ -334,7 +334,7 @@ async fn many_strange_ids_do_not_hold_up_known_ones_nor_bring_back_old_answers()
     let directory = Directory::start(Mood::Says(json!({ "owner": "user-1" }))).await;
     let folder = tempfile::tempdir().unwrap();
     let keep = "fresh_s: 1, stale_max_s: 60, questions_max: 2";
-    let mut house = gate(&folder, &directory.source("", keep).replace("timeout_ms: 300", "timeout_ms: 2000")).await;
+    let mut house = gate(&folder, &directory.source("", keep).replace("timeout_ms: 300", "timeout_ms: 5000")).await;
     assert_eq!(code(&mut house, "known").await, "allowed");
     tokio::time::sleep(Duration::from_millis(1100)).await;
     directory.become_(Mood::Silence);
@@ -349,7 +349,7 @@ async fn many_strange_ids_do_not_hold_up_known_ones_nor_bring_back_old_answers()
     }
     let start = Instant::now();
     while directory.questions() < 3 {
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(3));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // The source works, and has another answer by now.
@@ -357,7 +357,7 @@ async fn many_strange_ids_do_not_hold_up_known_ones_nor_bring_back_old_answers()
     let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
     let answer = wire::send(house.app.address(), &wire::request("GET", "/docs/known", &fields)).await;
     assert_eq!(wire::Answer::parse(&answer).status, 403, "neither refused for want of a place nor by what was");
-    assert!(start.elapsed() < Duration::from_millis(1500), "it waited for the strange ones");
+    assert!(start.elapsed() < Duration::from_secs(4), "it waited for the strange ones");
 }
 
 #[tokio::test(flavor = "multi_thread")]
