@@ -203,10 +203,10 @@ pub struct Record {
     pub action: Option<Arc<str>>,
     /// The Cedar resource.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub resource: Option<String>,
+    pub resource: Option<Arc<str>>,
     /// Where the attributes of agent, user and resource came from that the policies could see.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub attributes: Vec<Origin>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub attributes: Arc<[Origin]>,
     /// The claim or attribute that was missing, for `claim_missing`; the scope, for `scope_missing`; what is not as the
     /// route's `cors` has it, for `preflight_refused`; the source that gave no answer, for `source_unavailable` and `source_timed_out`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -53,9 +53,9 @@ pub struct Answer {
     /// What it was about.
     pub about: Option<EntityUid>,
     /// The same, for records.
-    pub resource: Option<String>,
+    pub resource: Option<Arc<str>>,
     /// Where the attributes that the policies could see come from.
-    pub attributes: Vec<Origin>,
+    pub attributes: Arc<[Origin]>,
 }
 
 /// What is remembered of what is asked.
@@ -156,7 +156,8 @@ impl Kept {
             Ok(allowed) => (None, allowed.determining().len()),
             Err(denied) => (denied.nearest_miss.as_ref(), denied.determining.len()),
         };
-        let texts = [told, resource.as_ref()].into_iter().flatten().chain(skipped).map(String::len);
+        let texts = [told.map(String::as_str), resource.as_deref()].into_iter().flatten();
+        let texts = texts.chain(skipped.iter().map(String::as_str)).map(str::len);
         let about = about.as_ref().map_or(0, |uid| uid.id().unescaped().len());
         let lists = attributes.len().saturating_mul(size_of::<Origin>());
         let notes = determining.saturating_mul(size_of::<usize>());

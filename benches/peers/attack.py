@@ -1,6 +1,5 @@
 """What becomes of good requests at a fixed low rate while somebody floods the gate with others, each with a token of its own."""
 
-import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "interop"))
 
 from keys import keys
-from measure import Case, Running, free_port, percentile, read, wrk
+from measure import Case, percentile, read, wrk
 from peers import Portcullis
 
 GOOD = Case("good", connections=16, think_ms=64)
@@ -47,17 +46,12 @@ FLOODS = [
 
 def attack(options, folder, issuer, upstream):
     """Figures of each flood, a value for each round: p99 of good requests at both paces, beside that without a flood."""
-    own = folder / "attacked"
-    own.mkdir()
-    shutil.copy(folder / "keys.json", own)
     seconds, serial = max(2, options.seconds), 10_000_000
     quiet = []
-    with keys(own) as (keys_port, asked):
-        gate = Portcullis(own)
-        gate.keys = f"jwks_uri: 'http://127.0.0.1:{keys_port}/keys'"
-        port = free_port()
+    with keys(folder) as (keys_port, asked):
+        gate = Portcullis.housed(folder, keys=f"jwks_uri: 'http://127.0.0.1:{keys_port}/keys'")
         good = issuer.token()
-        with Running(gate.command(port, upstream), port, own, good) as running:
+        with gate.start(upstream, good) as running:
             running.load(GOOD, 1, TOKEN=good)
             idle = running.memory()
             began = time.monotonic()
@@ -67,11 +61,11 @@ def attack(options, folder, issuer, upstream):
                     for pace, think in PACES.items():
                         case = Case(flood.name, status=flood.status, think_ms=think)
                         count = flood.count or (9_000 if not think else 4_500) * (seconds + 1)
-                        tokens = own / f"{serial}.tokens"
+                        tokens = folder / f"{serial}.tokens"
                         tokens.write_text("\n".join(flood.tokens(issuer, range(serial, serial + count))) + "\n")
                         serial += count
                         before, fetches = running.memory(), len(asked)
-                        load = wrk(port, case, seconds + 1, TOKENS=tokens, AGAIN="1" if flood.count else None)
+                        load = wrk(gate.port, case, seconds + 1, TOKENS=tokens, AGAIN="1" if flood.count else None)
                         load["args"] = ["nice", "-n", "10", *load["args"]]
                         flooding = subprocess.Popen(**load, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                         time.sleep(WARM_S)

@@ -51,25 +51,25 @@ def main():
     there = [kind for kind in peers.ALL if not (issubclass(kind, peers.Floor) and not options.floor)]
     there = [kind for kind in there if kind is not peers.AgentGateway or options.agentgateway]
     allow_many_files()
-    parts = chosen(report.PARTS, options.parts)
     result = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "version": peers.said(options.binary, "--version"),
               "rounds": options.rounds, "seconds": options.seconds, "tokens": options.tokens}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         issuer = Issuer(folder)
         with service(folder) as upstream:
-            for part in parts:
-                given = (options, folder, issuer, upstream)
-                if part == "peers":
-                    cases = chosen(CASES, options.cases, lambda it: it.name)
-                    kinds = chosen(there, options.peers, lambda it: it.name)
-                    cold_tokens({case.algorithm for case in cases if case.cold}, options, folder, issuer)
-                    result[part] = compare(kinds, cases, *given)
-                elif part == "growth":
-                    result[part] = growth(chosen(TABLES, options.growth), *given)
-                else:
-                    result[part] = {"attack": attack, "misses": misses}[part](*given)
+            given = (options, folder, issuer, upstream)
+            measured = {"peers": lambda: beside(there, *given), "growth": lambda: growth(chosen(TABLES, options.growth), *given),
+                        "attack": lambda: attack(*given), "misses": lambda: misses(*given)}
+            for part in chosen(report.PARTS, options.parts):
+                result[part] = measured[part]()
                 tell(part, result, options)
+
+
+def beside(there, options, folder, issuer, upstream):
+    """Those of `there` that are chosen."""
+    cases = chosen(CASES, options.cases, lambda it: it.name)
+    cold_tokens({case.algorithm for case in cases if case.cold}, options, folder, issuer)
+    return compare(chosen(there, options.peers, lambda it: it.name), cases, options, folder, issuer, upstream)
 
 
 def cold_tokens(algorithms, options, folder, issuer):

@@ -1,11 +1,10 @@
 """What a request costs the gate, what it stands on, and what would stand in its place: all of them there, one asked at a time, in turns."""
 
 import contextlib
-import shutil
 import sys
 import time
 
-from measure import OTHERS, OURS, Case, Running, free_port, middle
+from measure import OTHERS, OURS, Case, middle
 
 CASES = [
     Case("pass-through", plain=True),
@@ -62,14 +61,7 @@ def compare(kinds, cases, options, folder, issuer, upstream):
     figures = {kind: {"start_ms": [], "idle_mib": [], "peak_mib": [], "cases": {}} for kind in kinds}
 
     def start(kind, plain):
-        """In a folder of its own, since one of a kind may run already."""
-        own = folder / f"{kind.__name__}-{len(list(folder.iterdir()))}"
-        own.mkdir()
-        for file in ("keys.json", "RS256.pem", "ES256.pem"):
-            shutil.copy(folder / file, own)
-        peer, port = kind(own), free_port()
-        token = None if plain or not kind.gates else good["RS256"]
-        running = Running(peer.command(port, upstream, plain), port, own, token, peer.environment())
+        running = kind.housed(folder).start(upstream, good["RS256"], plain)
         if not plain or not kind.gates:
             figures[kind]["start_ms"].append(running.start_ms)
             figures[kind]["idle_mib"].append(running.idle_mib)

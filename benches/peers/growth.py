@@ -3,11 +3,10 @@ and asked in turns."""
 
 import contextlib
 import json
-import shutil
 import sys
 from dataclasses import dataclass, field, replace
 
-from measure import LOAD_CORE, PROXY_CORE, Case, Running, free_port, middle
+from measure import LOAD_CORE, PROXY_CORE, Case, middle
 from peers import Portcullis
 
 HOT = Case("hot RS256")
@@ -82,16 +81,11 @@ TABLES = {
 }
 
 
-def start(size, name, folder, issuer, upstream, stack):
-    own = folder / f"{name}-{size.count}"
-    own.mkdir()
-    shutil.copy(folder / "keys.json", own)
+def start(size, folder, issuer, upstream, stack):
+    gate = Portcullis.housed(folder, **size.set)
     if size.entities is not None:
-        (own / "entities.json").write_text(json.dumps(size.entities))
-    gate = Portcullis(own)
-    vars(gate).update(size.set)
-    port = free_port()
-    running = stack.enter_context(Running(gate.command(port, upstream), port, own, issuer.token(), cores=size.cores))
+        (gate.folder / "entities.json").write_text(json.dumps(size.entities))
+    running = stack.enter_context(gate.start(upstream, issuer.token(), cores=size.cores))
     running.rest()
     size.figures.update(start_ms=running.start_ms, idle_mib=running.memory(), cpu_us=[], rate=[])
     return running
@@ -122,7 +116,7 @@ def growth(names, options, folder, issuer, upstream):
         with contextlib.ExitStack() as stack:
             at_work = []
             for size in map(make, counts):
-                running = start(size, name, folder, issuer, upstream, stack)
+                running = start(size, folder, issuer, upstream, stack)
                 load = {"TOKEN": issuer.token(size.case.algorithm)}
                 if size.tokens > 1:
                     fill(size, running, folder, many)

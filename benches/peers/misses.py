@@ -2,14 +2,12 @@
 simulates them: what processors tell of that themselves, machines that are shared do not."""
 
 import re
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from compare import CASES
-from measure import Running, free_port
 from peers import Asking, Floor, Portcullis
 
 # Of today's servers: for code, for data, and the second for both.
@@ -33,19 +31,16 @@ def misses(options, folder, issuer, upstream):
 
 
 def counted(kind, case, folder, issuer, upstream):
-    own = folder / f"misses-{len(list(folder.iterdir()))}"
-    own.mkdir()
-    shutil.copy(folder / "keys.json", own)
-    gate, port, token = kind(own), free_port(), issuer.token(case.algorithm)
+    gate, token = kind.housed(folder), issuer.token(case.algorithm)
     given = {"TOKEN": token} if gate.gates else {}
-    command = ["valgrind", "--tool=callgrind", "--cache-sim=yes", "--branch-sim=yes", "--fair-sched=yes", *CACHES,
-               f"--callgrind-out-file={own}/counted", *gate.command(port, upstream, not gate.gates)]
-    with Running(command, port, own, given.get("TOKEN")) as running:
+    counting = ["valgrind", "--tool=callgrind", "--cache-sim=yes", "--branch-sim=yes", "--fair-sched=yes", *CACHES,
+                f"--callgrind-out-file={gate.folder}/counted"]
+    with gate.start(upstream, token, before=counting) as running:
         running.load(case, 2, **given)
         control(running, "--zero")
         requests = running.load(case, SECONDS, **given).requests
         control(running, "--dump")
-        told = read(own)
+        told = read(gate.folder)
     print(f"{kind.name}, {case.name}: counted", file=sys.stderr)
     return {figure: sum(told[event] for event in events) / requests for figure, events in FIGURES.items()}
 

@@ -4,10 +4,13 @@ calling app, and that the resource is the user's for whom the agent acts."""
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from measure import PROXY_CORE, Running, free_port
 from tokens import APP, CLIENT, ISSUER, SCOPE
 
 HERE = Path(__file__).resolve().parent
@@ -28,11 +31,28 @@ class Peer:
     algorithms = ("RS256", "ES256")
     # As many as it is asked by.
     connections_max = 4096
+    # What it reads of the folder in which the issuer's keys are.
+    reads = ("keys.json", "RS256.pem", "ES256.pem")
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.port = folder, free_port()
 
-    def command(self, port, upstream, plain=False):
+    @classmethod
+    def housed(cls, folder, **set):
+        """In a folder of its own within that of the issuer, since others may be there; with what is `set` of it."""
+        peer = cls(Path(tempfile.mkdtemp(prefix=f"{cls.__name__}-", dir=folder)))
+        for file in cls.reads:
+            shutil.copy(folder / file, peer.folder)
+        vars(peer).update(set)
+        return peer
+
+    def start(self, upstream, token, plain=False, before=(), cores=PROXY_CORE):
+        """Runs it, where it gates, until `token` is let through; `before` its command what runs it."""
+        plain = plain or not self.gates
+        command = [*before, *self.command(upstream, plain)]
+        return Running(command, self.port, self.folder, None if plain else token, self.environment(), cores)
+
+    def command(self, upstream, plain=False):
         raise NotImplementedError
 
     def environment(self):
@@ -54,14 +74,14 @@ class Portcullis(Peer):
     def schema(self):
         return (ROOT / "policies" / "schema.cedarschema").read_text()
 
-    def configure(self, port, upstream):
+    def configure(self, upstream):
         policies = self.folder / "policies"
         policies.mkdir(exist_ok=True)
         (policies / "schema.cedarschema").write_text(self.schema())
         (policies / "users.cedar").write_text((ROOT / "policies" / "users.cedar").read_text() + self.policies)
         config = self.folder / "config.yaml"
         config.write_text(
-            f"listen: 127.0.0.1:{port}\nadmin: 'unix:{self.folder}/admin.sock'\nupstream: {{ url: 'http://127.0.0.1:{upstream}' }}\n"
+            f"listen: 127.0.0.1:{self.port}\nadmin: 'unix:{self.folder}/admin.sock'\nupstream: {{ url: 'http://127.0.0.1:{upstream}' }}\n"
             f"issuers:\n  - cognito_access: {{ issuer: '{ISSUER}', {self.keys}, client_ids: [{CLIENT}],\n"
             f"      scope_prefix: crossDomainService/, algorithms: [RS256, ES256]{self.named} }}\n{self.issuers}{self.settings}routes:\n"
             "  - { methods: [GET, PUT], path: '/users/{id}/data', action: readOnly, resource: 'UserData::\"{path.id}\"',\n"
@@ -69,8 +89,8 @@ class Portcullis(Peer):
         )
         return str(config)
 
-    def command(self, port, upstream, plain=False):
-        return [self.binary, "serve", "--config", self.configure(port, upstream)]
+    def command(self, upstream, plain=False):
+        return [self.binary, "serve", "--config", self.configure(upstream)]
 
 
 class Asking(Portcullis):
@@ -91,8 +111,8 @@ class Floor(Portcullis):
     floor = None
     options = ()
 
-    def command(self, port, upstream, plain=True):
-        return [self.floor, *self.options, self.configure(port, upstream)]
+    def command(self, upstream, plain=True):
+        return [self.floor, *self.options, self.configure(upstream)]
 
 
 class Stock(Floor):
@@ -131,7 +151,7 @@ class Envoy(Peer):
     def version(self):
         return said(self.program, "--version")
 
-    def command(self, port, upstream, plain=False):
+    def command(self, upstream, plain=False):
         types = "type.googleapis.com/envoy.extensions.filters.http"
         path = {"select_expr": {"operand": ident("request"), "field": "path"}}
         owned = call("_==_", path, call("_+_", call("_+_", text("/users/"), claim("onBehalfOf", "sub")), text("/data")))
@@ -162,7 +182,7 @@ class Envoy(Peer):
                 {"match": {"prefix": "/"}, "route": {"cluster": "service"}}]}]},
         }
         config = {"static_resources": {
-            "listeners": [{"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+            "listeners": [{"address": {"socket_address": {"address": "127.0.0.1", "port_value": self.port}},
                            "filter_chains": [{"filters": [{"name": "http", "typed_config": connections}]}]}],
             "clusters": [{"name": "service", "type": "STATIC", "load_assignment": {"cluster_name": "service", "endpoints": [
                 {"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": upstream}}}}]}]}}],
@@ -179,7 +199,7 @@ class HAProxy(Peer):
     def version(self):
         return said("haproxy", "-v")
 
-    def command(self, port, upstream, plain=False):
+    def command(self, upstream, plain=False):
         gate = "" if plain else f"""
     http-request set-var(txn.token) http_auth_bearer
     http-request set-var(txn.alg) var(txn.token),jwt_header_query('$.alg')
@@ -203,7 +223,7 @@ defaults
     timeout client 60s
     timeout server 60s
 frontend gate
-    bind 127.0.0.1:{port}{gate}
+    bind 127.0.0.1:{self.port}{gate}
     default_backend service
 backend service
     http-reuse always
@@ -221,7 +241,7 @@ class Njs(Peer):
     def environment(self):
         return {**os.environ, "GATE_FOLDER": str(self.folder)}
 
-    def command(self, port, upstream, plain=False):
+    def command(self, upstream, plain=False):
         (self.folder / "gate.js").write_text((HERE / "gate.js").read_text())
         gate = "" if plain else "auth_request /gate;"
         (self.folder / "njs.conf").write_text(f"""load_module modules/ngx_http_js_module.so;
@@ -231,7 +251,7 @@ http {{
   access_log off; js_import gate from {self.folder}/gate.js;
   upstream service {{ server 127.0.0.1:{upstream}; keepalive 512; }}
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{self.port};
     client_max_body_size 2m;
     location / {{ {gate} proxy_pass http://service; proxy_http_version 1.1; proxy_set_header Connection ""; }}
     location = /gate {{ internal; js_content gate.check; }}
@@ -251,12 +271,12 @@ class Express(Peer):
     def version(self):
         return json.loads((HERE / "express" / "package.json").read_text())["dependencies"]["express"]
 
-    def command(self, port, upstream, plain=False):
+    def command(self, upstream, plain=False):
         (self.folder / "one.cedar").write_text((HERE / "one.cedar").read_text())
         # It finds its packages beside it.
         program = self.home / "server.js"
         program.write_text((HERE / "express" / "server.js").read_text())
-        return [self.node, str(program), str(port), f"http://127.0.0.1:{upstream}", str(self.folder), "plain" if plain else "gate"]
+        return [self.node, str(program), str(self.port), f"http://127.0.0.1:{upstream}", str(self.folder), "plain" if plain else "gate"]
 
 
 class AgentGateway(Peer):
@@ -268,14 +288,14 @@ class AgentGateway(Peer):
     def version(self):
         return said(self.binary, "--version")
 
-    def command(self, port, upstream, plain=False):
+    def command(self, upstream, plain=False):
         rules = [f"jwt.client_id == '{CLIENT}' && jwt.callerApp == '{APP}' && '{SCOPE}' in jwt.scope.split(' ') && "
                  "request.path == '/users/' + jwt.onBehalfOf.sub + '/data'"]
         policies = {"jwtAuth": {"mode": "strict", "issuer": ISSUER, "jwks": {"file": str(self.folder / "keys.json")}},
                     "authorization": {"rules": rules}}
         route = {"backends": [{"host": f"127.0.0.1:{upstream}"}], **({} if plain else {"policies": policies})}
         ports = {f"{name}Addr": "127.0.0.1:0" for name in ("admin", "stats", "readiness")}
-        config = {"config": ports, "binds": [{"port": port, "listeners": [{"routes": [route]}]}]}
+        config = {"config": ports, "binds": [{"port": self.port, "listeners": [{"routes": [route]}]}]}
         (self.folder / "agentgateway.json").write_text(json.dumps(config))
         return [self.binary, "-f", str(self.folder / "agentgateway.json")]
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes benches/portcullis.profdata anew: what runs often in a gate, and what never does, as a build that counts it saw when it was asked as
-# the benchmarks ask (train.py). Release builds are laid out by it (docs/decisions/0020-laid-out-by-what-runs.md). Takes a build, and four
-# minutes.
+# Makes benches/portcullis.profdata anew: what runs often in a gate, what does now and then, and what never, as a build that counts it saw
+# when it was asked as the benchmarks ask (train.py), and by some of the interop runs. Release builds are laid out by it
+# (docs/decisions/0020-laid-out-by-what-runs.md). Takes a build, and six minutes.
 #
 #   bash benches/peers/profile.sh
 set -euo pipefail
@@ -22,4 +22,8 @@ LLVM_PROFILE_FILE=/dev/null cargo build --release --locked --workspace --bins --
   --config "build.rustflags=['-Cprofile-generate=$counts']"
 rm -rf "$counts"
 "$python" "$here/train.py" "$built/release/portcullis" "$built/release/floor"
+# Possession, introspection, gRPC, telemetry and assertions: what is asked less often, and is not to be laid aside as if it never were.
+for run in oidc-provider grpc otlp assertion; do
+  bash "$root/tests/interop/$run/run.sh" "$built/release/portcullis"
+done
 "$tools/llvm-profdata" merge --sparse --output "$root/benches/portcullis.profdata" "$counts"

@@ -1,7 +1,6 @@
 """What a gate, and what it stands on, do all day, asked of programs that count what they run, so that a build may be laid out by it;
 see profile.sh."""
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import peers
 from compare import CASES, FORGED, serves
-from measure import Case, Running, allow_many_files, free_port, service
+from measure import allow_many_files, free_port, service
 from tokens import Issuer
 
 SECONDS = 3
@@ -24,15 +23,16 @@ class Secured(peers.Portcullis):
     """Also listens by TLS, and forwards so."""
 
     nginx = None
+    reads = (*peers.Portcullis.reads, "ca.pem", "server.pem", "server.key")
 
-    def configure(self, port, upstream):
+    def configure(self, upstream):
         self.tls = free_port()
         self.routes = (f"  - {{ methods: [GET], path: '/secured/{{id}}/data', action: readOnly, upstream: secured,\n"
                        "      resource: 'UserData::\"{path.id}\"', attributes: { owner: 'User::\"{path.id}\"' } }\n")
         tls = "tls: { certificate: server.pem, private_key: { file: server.key } }"
         self.more = (f"listeners: [{{ listen: '127.0.0.1:{self.tls}', {tls} }}]\n"
                      f"upstreams: {{ secured: {{ url: 'https://localhost:{self.nginx}', tls: {{ authorities: ca.pem }}, http2: offered }} }}\n")
-        return super().configure(port, upstream)
+        return super().configure(upstream)
 
 
 def certificates(folder):
@@ -58,17 +58,6 @@ def secured(folder):
     finally:
         process.terminate()
         process.wait()
-
-
-@contextmanager
-def at_work(kind, folder, upstream, token):
-    own = folder / f"{kind.__name__}-{len(list(folder.iterdir()))}"
-    own.mkdir()
-    for file in folder.glob("*.[jpk]*"):
-        shutil.copy(file, own)
-    peer, port = kind(own), free_port()
-    with Running(peer.command(port, upstream, not peer.gates), port, own, token if peer.gates else None, peer.environment()) as running:
-        yield peer, running
 
 
 def ask(options, token, url):
@@ -97,11 +86,12 @@ def main():
                     given = {"TOKEN": good[case.algorithm]}
                     if case.cold or case.forged:
                         given = {"TOKENS": folder / ("forged.tokens" if case.forged else f"{case.algorithm}.tokens"), "AGAIN": "1"}
-                    with at_work(kind, folder, upstream, good["RS256"]) as (_, running):
+                    with kind.housed(folder).start(upstream, good["RS256"]) as running:
                         running.load(case, SECONDS, **given)
                     print(f"{kind.name}: {case.name}", file=sys.stderr)
-            with at_work(Secured, folder, upstream, good["RS256"]) as (peer, running):
-                for scheme, port in (("http", running.port), ("https", peer.tls)):
+            peer = Secured.housed(folder)
+            with peer.start(upstream, good["RS256"]):
+                for scheme, port in (("http", peer.port), ("https", peer.tls)):
                     for options in (["--h1"], ["-m", STREAMS]):
                         for path in (SECURED, "/users/user-1/data"):
                             ask(options, good["ES256"], f"{scheme}://127.0.0.1:{port}{path}")

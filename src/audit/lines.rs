@@ -2,6 +2,7 @@
 //! or the records cannot be written, they are dropped and counted.
 
 use std::{
+    fs::File,
     io::{self, Write},
     sync::{
         Arc, Mutex, PoisonError,
@@ -34,6 +35,9 @@ const BATCH_MAX: usize = 1024;
 /// What a stream is given at once, where a line is no longer than that: as much as a pipe takes in one piece (`PIPE_BUF`), so that
 /// what others write there does not stand within a line.
 const PIECE_BYTES: usize = 4096;
+
+/// The same of a regular file, which takes what it is given at once in one piece.
+const FILE_PIECE_BYTES: usize = 64 * 1024;
 
 /// How often there is something to do although no record came.
 const IDLE_EVERY: Duration = Duration::from_secs(1);
@@ -258,14 +262,24 @@ fn drain(receiver: &Receiver<Message>, mut out: Box<dyn Out>, state: &State) {
 #[derive(Debug)]
 pub struct Stream<W> {
     out: W,
+    /// What it is given at once, where a line is no longer than that.
+    piece_bytes: usize,
     /// Whether half a line may stand there.
     broken: bool,
+}
+
+impl Stream<File> {
+    /// To whatever `out` is.
+    pub fn to_open(out: File) -> Self {
+        let is_file = out.metadata().is_ok_and(|it| it.is_file());
+        Self { piece_bytes: if is_file { FILE_PIECE_BYTES } else { PIECE_BYTES }, ..Self::to(out) }
+    }
 }
 
 impl<W: Write> Stream<W> {
     /// To `out`.
     pub const fn to(out: W) -> Self {
-        Self { out, broken: false }
+        Self { out, piece_bytes: PIECE_BYTES, broken: false }
     }
 
     /// Writes whole lines, each of which is tried; how many of them are lost, and why.
@@ -307,7 +321,7 @@ impl<W: Write + Send + 'static> Out for Stream<W> {
             piece.extend_from_slice(&line);
             piece.push(b'\n');
             let with_next = lines.peek().map(|next| piece.len().saturating_add(next.len()).saturating_add(1));
-            if with_next.is_some_and(|bytes| bytes <= PIECE_BYTES) {
+            if with_next.is_some_and(|bytes| bytes <= self.piece_bytes) {
                 continue;
             }
             if let Err((more, error)) = self.put(&piece) {
@@ -418,6 +432,16 @@ mod tests {
         let pieces = pieces.0.lock().unwrap();
         assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [4096, 2, 4096, 1, 9001, 8]);
         assert!(pieces.iter().all(|piece| piece.ends_with(b"\n")));
+    }
+
+    #[test]
+    fn a_file_is_given_more_at_once_than_a_pipe() {
+        let (_reader, pipe) = std::io::pipe().unwrap();
+        let pipe = Stream::to_open(File::from(std::os::fd::OwnedFd::from(pipe)));
+        let mut file = Stream::to_open(tempfile::tempfile().unwrap());
+        assert_eq!((pipe.piece_bytes, file.piece_bytes), (4096, 65_536));
+        file.write(vec![vec![b'a'; 9000]; 20]).unwrap();
+        assert_eq!(file.out.metadata().unwrap().len(), 9001 * 20);
     }
 
     /// Takes 10 bytes, then is full, then takes everything.

@@ -139,7 +139,7 @@ fn records(sinks: RecordSinks, metrics: &Metrics, has_predecessor: bool) -> std:
     if sinks.stdout {
         // Not by way of `Stdout`, which may keep what it said was written.
         let out = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-        all.push(Arc::new(Lines::new(Stream::to(out), metrics.records("stdout"))?));
+        all.push(Arc::new(Lines::new(Stream::to_open(out), metrics.records("stdout"))?));
     }
     if let Some(settings) = sinks.file {
         let path = settings.path.display().to_string();

@@ -144,3 +144,19 @@ fn bearer(key: &SigningKey) -> Result<HeaderValue, Failure> {
     }))?;
     Ok(HeaderValue::from_str(&format!("Bearer {token}"))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_request_brings_along_room_for_what_few_need() {
+        let key = SigningKey::rs256("cost").unwrap();
+        let (gate, headers) = (gate(&key, Kind::Asking).await.unwrap(), HeaderMap::new());
+        let head =
+            Head { method: &Method::GET, target: b"/", headers: &headers, wire: None, peer: None, certificate: None };
+        let mut visit = gate.receive();
+        let bytes = size_of_val(&visit.admit(&head));
+        assert!(bytes <= 3 * 1024, "{bytes} bytes, which are moved for each");
+    }
+}

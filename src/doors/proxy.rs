@@ -85,18 +85,18 @@ impl ProxyHttp for ProxyDoor {
     type CTX = Box<Passage>;
 
     fn new_ctx(&self) -> Self::CTX {
-        let (mut visit, caller) = (self.gate.receive(), Caller::ours());
-        visit.came_through(caller.via);
-        Box::new(Passage {
-            visit,
-            caller,
+        let mut passage = Box::new(Passage {
+            visit: self.gate.receive(),
+            caller: Caller::ours(),
             obligations: None,
             attempts: Attempts::default(),
             tunnel: Tunnel::default(),
             body_bytes: 0,
             digest: None,
             pace: Pace::ours(),
-        })
+        });
+        passage.visit.came_through(passage.caller.via);
+        passage
     }
 
     async fn early_request_filter(&self, session: &mut Session, passage: &mut Self::CTX) -> Result<()> {

@@ -232,17 +232,13 @@ impl Subject {
 
     /// `context.token`: the claims the schema knows, `scope` as a set of words.
     fn token_record(&self, ty: &Record) -> Result<RestrictedExpression, MappingError> {
-        let record = if ty.get("scope").is_some_and(|attribute| attribute.ty.is_set_of_text()) {
-            let mut rest = ty.clone();
-            rest.remove("scope");
-            let mut fields = attributes(&rest, self.claims())?;
+        let as_words = ty.get("scope").is_some_and(|attribute| attribute.ty.is_set_of_text());
+        let mut fields = attributes(ty.iter().filter(|(name, _)| !as_words || *name != "scope"), self.claims())?;
+        if as_words {
             let words = self.scopes.iter().cloned().map(RestrictedExpression::new_string);
             fields.push(("scope".into(), RestrictedExpression::new_set(words)));
-            fields
-        } else {
-            attributes(ty, self.claims())?
-        };
-        RestrictedExpression::new_record(record).map_err(|_| MappingError::ClaimMissing("token".into()))
+        }
+        RestrictedExpression::new_record(fields).map_err(|_| MappingError::ClaimMissing("token".into()))
     }
 }
 

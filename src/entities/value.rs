@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     MappingError,
-    schema::{Extension, Record, Type},
+    schema::{Attribute, Extension, Type},
 };
 use crate::base::json;
 
@@ -14,9 +14,9 @@ use crate::base::json;
 ///
 /// # Errors
 /// [`MappingError::ClaimMissing`] when a required attribute is absent, or one does not fit its type.
-pub fn attributes(record: &Record, values: &Map<String, Value>) -> Result<Attributes, MappingError> {
+pub fn attributes<'a>(record: impl Attributed<'a>, values: &Map<String, Value>) -> Result<Attributes, MappingError> {
     let lacks = |name: &String| values.get(name).is_none_or(Value::is_null);
-    match record.iter().find(|(name, attribute)| attribute.required && lacks(name)) {
+    match record.clone().into_iter().find(|(name, attribute)| attribute.required && lacks(name)) {
         Some((name, _)) => Err(MappingError::ClaimMissing(name.clone())),
         None => present(record, values),
     }
@@ -26,8 +26,8 @@ pub fn attributes(record: &Record, values: &Map<String, Value>) -> Result<Attrib
 ///
 /// # Errors
 /// [`MappingError::ClaimMissing`] when one does not fit its type.
-pub fn present(record: &Record, values: &Map<String, Value>) -> Result<Attributes, MappingError> {
-    let supplied = record.iter().filter_map(|(name, attribute)| {
+pub fn present<'a>(record: impl Attributed<'a>, values: &Map<String, Value>) -> Result<Attributes, MappingError> {
+    let supplied = record.into_iter().filter_map(|(name, attribute)| {
         let value = values.get(name).filter(|value| !value.is_null())?;
         Some((name, expression(&attribute.ty, value)))
     });
@@ -36,6 +36,11 @@ pub fn present(record: &Record, values: &Map<String, Value>) -> Result<Attribute
     });
     fitting.collect()
 }
+
+/// Attributes of a type: a [`Record`], or some of one.
+pub trait Attributed<'a>: IntoIterator<Item = (&'a String, &'a Attribute)> + Clone {}
+
+impl<'a, T: IntoIterator<Item = (&'a String, &'a Attribute)> + Clone> Attributed<'a> for T {}
 
 /// Names and values of attributes.
 pub type Attributes = Vec<(String, RestrictedExpression)>;
@@ -106,7 +111,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::entities::schema::Attribute;
+    use crate::entities::schema::Record;
 
     fn fits(ty: Type, value: Value) -> bool {
         let record = Record::from([("x".to_owned(), Attribute { ty, required: true })]);

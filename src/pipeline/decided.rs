@@ -39,8 +39,8 @@ impl Visit {
         let question = snapshot.mapping.question(&snapshot.sources, found, subject, possession, inbound, now);
         let mut question = question.await?;
         self.trace.pass();
-        self.record.resource = question.resource(&snapshot.records.recording);
-        self.record.attributes = std::mem::take(&mut question.origins);
+        self.record.resource = question.resource(&snapshot.records.recording).map(Arc::from);
+        self.record.attributes = std::mem::take(&mut question.origins).into();
         let decision = store.policies.decide(&question);
         self.record.skipped = decision.skipped().iter().map(|note| note.id.clone()).collect();
         let outcome = decision.into_result();

@@ -34,7 +34,9 @@ impl Visit {
         let learnt = {
             let metrics = &self.gate.metrics;
             metrics.count_lookup(Cache::Token, false);
-            snapshot.subjects.get_or_learn(fingerprint, version, learn(snapshot, presented, now, metrics)).await
+            let learn = learn(snapshot, presented, now, metrics);
+            // In a box: each request would carry its state, and few come here.
+            Box::pin(snapshot.subjects.get_or_learn(fingerprint, version, learn)).await
         };
         match learnt {
             Ok(subject) => {

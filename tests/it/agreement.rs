@@ -43,7 +43,7 @@ struct Said {
 impl Said {
     fn live(record: &Record) -> Self {
         let (code, policies) = (record.code.to_owned(), record.policies.clone());
-        Self { code, status: record.status, policies, resource: record.resource.clone() }
+        Self { code, status: record.status, policies, resource: record.resource.as_deref().map(str::to_owned) }
     }
 }
 
@@ -225,7 +225,7 @@ fn pseudonymised(record: &Record, stage: &Stage, clear: &[&str]) -> (bool, Strin
     let question = line.question.unwrap().read(&Reading::default()).unwrap();
     let mut hidden = record.clone();
     hidden.hide(&pseudonyms);
-    hidden.resource = question.resource(&recording);
+    hidden.resource = question.resource(&recording).map(Arc::from);
     hidden.question = serde_json::value::to_raw_value(&question.recorded(&recording).unwrap()).ok();
     let text = serde_json::to_string(&hidden).unwrap();
     let policies = &stage.blueprint().stores.named(None).unwrap().policies;

@@ -159,7 +159,7 @@ fn every_field_of_a_record_is_described() {
         actors: [String::new()].into(),
         app: Some("".into()),
         action: Some("".into()),
-        resource: Some(String::new()),
+        resource: Some("".into()),
         missing: Some(String::new()),
         limit: Some("".into()),
         upstream: Some("".into()),
@@ -188,7 +188,7 @@ fn every_field_of_a_record_is_described() {
         body_bytes: 1,
         answer_bytes: 1,
         question: serde_json::value::to_raw_value(&0).ok(),
-        attributes: vec![Origin { of: "", name: "".into(), source: "".into(), age_s: Some(0) }],
+        attributes: [Origin { of: "", name: "".into(), source: "".into(), age_s: Some(0) }].into(),
         ..Record::default()
     };
     let full: Value = serde_json::to_value(full).unwrap();

@@ -436,7 +436,7 @@ async fn a_stream_that_is_reset_while_it_is_decided_ends_the_lookup() {
     let listener = house::loopback().await;
     let issuer = format!(
         "  - introspection: {{ issuer: 'https://opaque.example', introspection_uri: 'http://{}/', client_id: gate, \
-         client_secret: {{ file: nonce-secret }}, audiences: [api] }}\nroutes:",
+         client_secret: {{ file: nonce-secret }}, audiences: [api], fetch_timeout_ms: 60000 }}\nroutes:",
         listener.local_addr().unwrap()
     );
     let text = ROUTES
@@ -453,12 +453,10 @@ async fn a_stream_that_is_reset_while_it_is_decided_ends_the_lookup() {
     let (mut asked, _) = timeout(PATIENCE, listener.accept()).await.expect("the issuer is asked").unwrap();
     assert!(asked.read(&mut [0; 4096]).await.unwrap() > 0);
     body.send_reset(Reason::CANCEL);
-    let started = std::time::Instant::now();
     let ended = record(&mut house).await;
     assert_eq!((ended.code, ended.decision, ended.status), ("abandoned", Outcome::Abandoned, 0));
     let closed = timeout(PATIENCE, asked.read(&mut [0; 64])).await.expect("the question is taken back");
     assert!(matches!(closed, Ok(0) | Err(_)));
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
     drop(response);
     assert_eq!(client.ask(request("GET", "/", &[]).unwrap()).await.unwrap().unwrap().status, 401);
 }

@@ -210,8 +210,12 @@ impl<K: Keeps> Lookup<K> {
         }
     }
 
-    /// What the source says of these keys, or has said of late.
+    /// What the source says of these keys, or has said of late. In a box: each request would carry its state, and few come here.
     pub(crate) async fn ask(&self, keys: &[&str]) -> Result<Answer<K::Kept>, LookupError> {
+        Box::pin(self.find(keys)).await
+    }
+
+    async fn find(&self, keys: &[&str]) -> Result<Answer<K::Kept>, LookupError> {
         let name = match keys {
             [one] => (*one).to_owned(),
             several => Value::from(several.to_vec()).to_string(),
