@@ -77,7 +77,7 @@ bench: build needs-test
 
 # What the parts of a request cost.
 bench-micro: needs-build
-	$(CARGO) bench --locked $(LAID_OUT)
+	$(CARGO) bench --locked $(LAID_OUT) --bench decision --bench policies
 
 # Counts anew what runs often, where the code that does has changed much: a quarter of an hour.
 profile: needs-build needs-test
