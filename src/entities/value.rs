@@ -37,7 +37,7 @@ pub fn present<'a>(record: impl Attributed<'a>, values: &Map<String, Value>) -> 
     fitting.collect()
 }
 
-/// Attributes of a type: a [`Record`], or some of one.
+/// Attributes of a type: a [`Record`](super::schema::Record), or some of one.
 pub trait Attributed<'a>: IntoIterator<Item = (&'a String, &'a Attribute)> + Clone {}
 
 impl<'a, T: IntoIterator<Item = (&'a String, &'a Attribute)> + Clone> Attributed<'a> for T {}
