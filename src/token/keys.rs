@@ -283,13 +283,13 @@ impl Shared {
         self.change(|state| is_due(state) && state.keys.take().is_some());
     }
 
-    /// The generation moves only after the new keys are in place, or the old ones gone.
+    /// The generation moves once the new keys are in place, or the old ones gone, and before anybody sees that.
     fn change(&self, change: impl FnOnce(&mut State) -> bool) {
-        let mut changed = false;
-        self.state.send_modify(|state| changed = change(state));
-        if changed {
-            self.generation.fetch_add(1, Ordering::AcqRel);
-        }
+        self.state.send_modify(|state| {
+            if change(state) {
+                self.generation.fetch_add(1, Ordering::AcqRel);
+            }
+        });
     }
 }
 
@@ -386,4 +386,29 @@ async fn wait_for_next(pause: Duration, cooldown: Duration, wanted: &Notify) {
         }
     };
     tokio::select! { () = sleep(pause) => {}, () = asked => {} }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authoring::keys::SigningKey;
+
+    #[test]
+    fn whoever_sees_that_keys_were_fetched_sees_their_generation() {
+        let set = |name: &str| {
+            let keys = serde_json::json!({ "keys": [SigningKey::es256(name).unwrap().jwk()] });
+            KeySet::parse(keys.to_string().as_bytes()).unwrap()
+        };
+        let shared = Shared { state: watch::Sender::default(), wanted: Notify::new(), generation: AtomicU64::new(0) };
+        const FETCHES: u64 = 2_000;
+        std::thread::scope(|scope| {
+            scope.spawn(|| (1..=FETCHES).for_each(|number| shared.publish(Ok(set(&number.to_string())))));
+            let mut seen = 0;
+            while seen < FETCHES {
+                seen = shared.state.borrow().attempts;
+                let generation = shared.generation.load(Ordering::Acquire);
+                assert!(generation >= seen, "{generation} after {seen} fetches");
+            }
+        });
+    }
 }
