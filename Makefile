@@ -11,6 +11,8 @@ LAID_OUT := $(if $(PROFILE),--config 'build.rustflags=["-Cprofile-use=$(CURDIR)/
 # Programs that the build and the tests need, and the Debian packages they come in.
 BUILD_NEEDS := cmake:cmake cc:gcc
 TEST_NEEDS := nginx:nginx-light curl:curl openssl:openssl python3:python3 python3-venv:python3-venv node:nodejs npm:npm c++:g++ wrk:wrk h2load:nghttp2-client postgres:postgresql redis-server:redis-server rsyslogd:rsyslog promtool:prometheus valgrind:valgrind
+# What a service in Java needs that verifies assertions.
+TEST_NEEDS += javac:default-jdk-headless jackson:libjackson2-databind-java
 # What Helm's templates are made of, in Go.
 TEST_NEEDS += go:golang-go gocode/github.com/Masterminds/sprig:golang-github-masterminds-sprig-dev gocode/github.com/ghodss/yaml:golang-github-ghodss-yaml-dev gocode/github.com/xeipuuv/gojsonschema:golang-github-xeipuuv-gojsonschema-dev
 

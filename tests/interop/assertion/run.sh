@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Services that verify the gate's assertions by the snippets of docs/upstream-identity.md: one in Node.js (jose), one in Python
-# (PyJWT). They take what the gate has allowed, and nothing else.
+# Services that verify the gate's assertions by the snippets of docs/upstream-identity.md: in Node.js (jose), Python (PyJWT), Go and
+# Java (Jackson). They take what the gate has allowed, and nothing else.
 #
 #   bash tests/interop/assertion/run.sh PATH_TO_PORTCULLIS_BINARY
 #
-# Takes npm, and Python 3.10 or newer.
+# Takes npm, Python 3.10 or newer, Go 1.19 and Java 17 with Debian's Jackson.
 set -euo pipefail
 
 if [ "$#" -ne 1 ]; then
