@@ -12,7 +12,7 @@ COPY benches benches
 COPY policies policies
 COPY src src
 COPY tests tests
-RUN cargo build --release --locked --bin portcullis --config 'build.rustflags=["-Cprofile-use=/src/benches/portcullis.profdata"]'
+RUN cargo build --release --locked --bin portcullis --config 'build.rustflags=["-Cprofile-use=/src/benches/portcullis.profdata","-Cllvm-args=-no-pgo-warn-mismatch"]'
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /src/target/release/portcullis /usr/local/bin/portcullis
