@@ -1,6 +1,7 @@
 //! One record per visit: who asked what, what was answered and why. A record never holds a token, and of its claims
 //! only the identifiers named here.
 
+mod abridged;
 pub mod chain;
 pub mod file;
 pub mod heir;
@@ -290,6 +291,9 @@ pub struct Record {
     pub decision_us: u64,
     /// From arrival to the end of the answer, in microseconds.
     pub duration_us: u64,
+    /// What it is without, because it would have been longer than its way takes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<&'static str>,
 }
 
 fn is_zero<N: Default + PartialEq>(number: &N) -> bool {

@@ -23,9 +23,6 @@ const QUEUE_RECORDS_MAX: usize = 16 * 1024;
 /// How many bytes of them.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What a line usually has in bytes at most.
-const LINE_BYTES_USUAL: usize = 1024;
-
 /// How long the writer waits for more once a record has come. To wake it for each would cost a request more than its record does.
 const GATHER: Duration = Duration::from_millis(2);
 
@@ -71,7 +68,7 @@ type Next = Box<dyn FnOnce() -> Box<dyn Out> + Send>;
 /// The queue.
 pub struct Lines {
     sender: Mutex<Option<SyncSender<Message>>>,
-    /// Bytes of the longest record that is taken.
+    /// Bytes that a record may have.
     longest: usize,
     state: Arc<State>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -116,7 +113,7 @@ impl Lines {
         Ok(Self { sender: Mutex::new(Some(sender)), longest: usize::MAX, state, writer: Mutex::new(Some(writer)) })
     }
 
-    /// The same, which drops records of more than so many bytes: half of one is none.
+    /// The same, whose records have at most so many bytes: what would be more is left out, and told.
     #[must_use]
     pub const fn of_at_most(mut self, bytes: usize) -> Self {
         self.longest = bytes;
@@ -154,8 +151,8 @@ impl Lines {
 
 impl Sink for Lines {
     fn write(&self, record: &Record) {
-        let fits = |line: &Vec<u8>| line.len() <= self.longest && self.state.enter(line);
-        let queued = line_of(record).filter(fits).is_some_and(|line| {
+        let line = record.line(self.longest).filter(|line| self.state.enter(line));
+        let queued = line.is_some_and(|line| {
             let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
             let bytes = line.len();
             let sent = sender.as_ref().is_some_and(|sender| sender.try_send(Message::Line(line)).is_ok());
@@ -210,12 +207,6 @@ impl State {
             tracing::error!(%error, "decision records cannot be written");
         }
     }
-}
-
-/// A record as a line, without its break.
-fn line_of(record: &Record) -> Option<Vec<u8>> {
-    let mut line = Vec::with_capacity(LINE_BYTES_USUAL);
-    serde_json::to_writer(&mut line, record).is_ok().then_some(line)
 }
 
 /// Writes lines until no sender is left, all that wait together.

@@ -90,7 +90,7 @@ pub struct SyslogSettings {
     pub facility: Facility,
     /// By what name.
     pub app_name: String,
-    /// Bytes of a message. A longer one is not sent: nobody could say what was cut.
+    /// Bytes of a message at most.
     pub message_bytes_max: usize,
 }
 

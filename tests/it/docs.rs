@@ -189,6 +189,7 @@ fn every_field_of_a_record_is_described() {
         answer_bytes: 1,
         question: serde_json::value::to_raw_value(&0).ok(),
         attributes: [Origin { of: "", name: "".into(), source: "".into(), age_s: Some(0) }].into(),
+        left_out: vec![""],
         ..Record::default()
     };
     let full: Value = serde_json::to_value(full).unwrap();

@@ -58,12 +58,16 @@ impl Sender {
 
 /// The id in a message, which is as the RFC has it.
 fn id(message: &[u8]) -> String {
+    record(message)["decision_id"].as_str().unwrap().to_owned()
+}
+
+/// The record in a message.
+fn record(message: &[u8]) -> Value {
     let text = std::str::from_utf8(message).unwrap();
     let parts: Vec<_> = text.splitn(8, ' ').collect();
     assert_eq!((parts[0], parts[3], parts[5], parts[6]), ("<134>1", "gate", "decision", "-"), "{text}");
     assert!(parts[1].len() == 24 && parts[1].ends_with('Z') && parts[4] == std::process::id().to_string(), "{text}");
-    let record: Value = serde_json::from_str(parts[7]).unwrap();
-    record["decision_id"].as_str().unwrap().to_owned()
+    serde_json::from_str(parts[7]).unwrap()
 }
 
 fn datagram(socket: &UnixDatagram) -> String {
@@ -118,7 +122,7 @@ fn a_collector_on_a_socket_gets_every_record_but_those_that_are_counted() {
     let socket = UnixDatagram::bind(path).unwrap();
     sender.send("three");
     assert_eq!(datagram(&socket), "three");
-    // Half a record is none: what is too long by a byte is not sent.
+    // Half a record is none: what is too long by a byte is not sent, where it holds nothing that it can do without.
     let longest = "x".repeat(8192 - first.len() + "one".len());
     sender.send(&longest);
     assert_eq!(message(&socket).len(), 8192);
@@ -126,6 +130,12 @@ fn a_collector_on_a_socket_gets_every_record_but_those_that_are_counted() {
     sender.send("last");
     assert_eq!(datagram(&socket), "last");
     sender.counts((5, 5));
+    // What whoever asks can make long keeps no record away.
+    let resource = Some("x".repeat(9_000).into());
+    sender.lines.write(&Record { decision_id: "long".into(), resource, ..Record::default() });
+    let told = record(&message(&socket));
+    assert_eq!((&told["decision_id"], &told["left_out"][0]), (&"long".into(), &"resource".into()), "{told}");
+    sender.counts((6, 5));
 }
 
 #[test]
