@@ -96,16 +96,17 @@ impl Store {
     ///
     /// # Errors
     /// `EntitiesTooMany`.
-    pub(super) fn reached_from(&self, entities: &[Entity]) -> Result<Vec<Entity>, MappingError> {
+    pub(super) fn reached_from<'e>(
+        &self,
+        entities: impl Iterator<Item = &'e Entity> + Clone,
+    ) -> Result<Vec<Entity>, MappingError> {
         if self.is_empty() {
             return Ok(Vec::new());
         }
-        let mut seen: HashSet<_> = entities.iter().map(Entity::uid).collect();
+        let mut seen: HashSet<_> = entities.clone().map(Entity::uid).collect();
         let within = |uid: &EntityUid| self.entities.ancestors(uid).into_iter().flatten().cloned().collect::<Vec<_>>();
-        let mut next: VecDeque<_> = entities
-            .iter()
-            .flat_map(|entity| [named_by(entity), parents(entity), within(&entity.uid())].concat())
-            .collect();
+        let mut next: VecDeque<_> =
+            entities.flat_map(|entity| [named_by(entity), parents(entity), within(&entity.uid())].concat()).collect();
         let mut reached = Vec::new();
         while let Some(uid) = next.pop_front() {
             if !seen.insert(uid.clone()) {

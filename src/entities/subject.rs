@@ -7,7 +7,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use cedar_policy::{Context, Entity, EntityId, EntityUid, RestrictedExpression};
+use cedar_policy::{Context, Entities, Entity, EntityId, EntityUid, RestrictedExpression};
 use serde_json::{Map, Value};
 
 use super::{
@@ -29,8 +29,10 @@ pub struct Subject {
     scopes: Vec<String>,
     /// The token's claims with no other scopes, where it has others.
     limited: Option<Map<String, Value>>,
-    agent: Entity,
-    user: Option<Entity>,
+    agent: EntityUid,
+    user: Option<EntityUid>,
+    /// Both, as far as the token and what is written down tell of them.
+    entities: Result<Entities, MappingError>,
     /// Where their attributes come from.
     origins: Vec<Origin>,
     /// By context type, built when first asked for.
@@ -48,7 +50,7 @@ struct Said {
 }
 
 /// What a subject takes without its claims, and what each value of a claim adds.
-const SUBJECT_BYTES: usize = 6 * 1024;
+const SUBJECT_BYTES: usize = 7 * 1024 + 256;
 const VALUE_BYTES: usize = 256;
 
 /// The subject's names, as records speak of them.
@@ -139,7 +141,21 @@ impl Subject {
         };
         let contexts = (0..contexts).map(|_| Said::default()).collect();
         let lately = Lately::nothing();
-        Ok(Self { token, names, scopes, limited, agent, user, origins, contexts, lately })
+        let (agent_uid, user_uid) = (agent.uid(), user.as_ref().map(Entity::uid));
+        let entities = Entities::from_entities([agent].into_iter().chain(user), None);
+        let entities = entities.map_err(|_| MappingError::ClaimMissing("entities".into()));
+        Ok(Self {
+            token,
+            names,
+            scopes,
+            limited,
+            agent: agent_uid,
+            user: user_uid,
+            entities,
+            origins,
+            contexts,
+            lately,
+        })
     }
 
     /// Its names.
@@ -159,12 +175,16 @@ impl Subject {
         &self.scopes
     }
     /// The agent: the principal.
-    pub const fn agent(&self) -> &Entity {
+    pub const fn agent(&self) -> &EntityUid {
         &self.agent
     }
     /// The user acted for.
-    pub const fn user(&self) -> Option<&Entity> {
+    pub const fn user(&self) -> Option<&EntityUid> {
         self.user.as_ref()
+    }
+    /// Both, as far as the token and what is written down tell of them.
+    pub(super) fn entities(&self) -> Result<&Entities, MappingError> {
+        self.entities.as_ref().map_err(Clone::clone)
     }
     /// What it asked lately.
     pub const fn lately(&self) -> &Lately {
@@ -198,7 +218,7 @@ impl Subject {
                 ("delegation", Type::Record(fields)) => self.delegation(fields)?,
                 // What the request itself adds is another's.
                 ("request" | "consent" | "input", _) => continue,
-                ("onBehalfOf", _) => self.user.as_ref().map(|user| RestrictedExpression::new_entity_uid(user.uid())),
+                ("onBehalfOf", _) => self.user.as_ref().map(|user| RestrictedExpression::new_entity_uid(user.clone())),
                 _ => None,
             };
             match value {
