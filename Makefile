@@ -4,8 +4,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 CARGO := cargo
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release/portcullis
-# What runs often, by which release builds are laid out; with `PROFILE=` they are not. That a function was written anew after it was
-# counted is no word to each build: .ci/instructions tells when it costs.
+# What runs often, by which release builds are laid out; with `PROFILE=` they are not. No build warns of functions that
+# were written anew after they were counted: .ci/instructions tells when that costs.
 PROFILE := benches/portcullis.profdata
 LAID_OUT := $(if $(PROFILE),$(foreach flag,profile-use=$(CURDIR)/$(PROFILE) llvm-args=-no-pgo-warn-mismatch,--config 'build.rustflags=["-C$(flag)"]'))
 

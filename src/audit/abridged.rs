@@ -8,6 +8,9 @@ use super::Record;
 /// What a line usually has in bytes at most.
 const BYTES_USUAL: usize = 1024;
 
+/// Bytes in JSON of a field that is there and says nothing.
+const EMPTY_BYTES: usize = 2;
+
 /// A field, and what leaves it out.
 type Dispensable = (&'static str, fn(&mut Record));
 
@@ -53,9 +56,6 @@ impl Record {
         serde_json::to_writer(&mut line, self).is_ok().then_some(line)
     }
 }
-
-/// Bytes of a text in JSON that says nothing.
-const EMPTY_BYTES: usize = 2;
 
 #[cfg(test)]
 mod tests {

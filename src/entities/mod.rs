@@ -538,6 +538,8 @@ routes:
             prop_assert!(valid.is_ok(), "{token}: {:?}", valid.err());
             let entities = Entities::from_entities(question.entities.iter().cloned(), Some(&schema));
             prop_assert!(entities.is_ok(), "{token}: {:?}", entities.err());
+            let mut subjects = [Some(subject.agent()), subject.user()].into_iter().flatten();
+            prop_assert!(subjects.all(|uid| question.entities.get(uid).is_some()), "{token}");
             let plain = Entities::from_entities(question.entities.iter().cloned(), None);
             prop_assert!(plain.is_ok_and(|plain| plain.deep_eq(&question.entities)), "{token}");
             asked.set(asked.get() + 1);
