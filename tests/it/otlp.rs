@@ -38,6 +38,8 @@ use prost::Message;
 use serde_json::json;
 use tokio::{io, net::TcpStream, time::sleep};
 use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt};
 use url::Url;
 
 use crate::{
@@ -59,11 +61,18 @@ enum Says {
     AllBut(i64),
     /// This status by HTTP, and this code by gRPC.
     Failed(u16, u16),
+    /// To be left alone for so many seconds.
+    Later(u64),
     Nothing,
+    /// Breaks off.
+    Gone,
 }
 
 const LATER: Says = Says::Failed(503, 14);
 const NEVER: Says = Says::Failed(400, 3);
+/// That it has no room, and not that this will pass.
+const EXHAUSTED: Says = Says::Failed(507, 8);
+const UNKNOWN: Says = Says::Failed(500, 2);
 
 /// A receiver: what it answers first, then always, and what it got.
 #[derive(Clone)]
@@ -122,10 +131,7 @@ impl Receiver {
         };
     }
 
-    async fn answer(
-        self,
-        request: Request<Incoming>,
-    ) -> Result<Response<UnsyncBoxBody<Bytes, Infallible>>, Infallible> {
+    async fn answer(self, request: Request<Incoming>) -> io::Result<Response<UnsyncBoxBody<Bytes, Infallible>>> {
         let (head, body) = request.into_parts();
         let mut body = body.collect().await.unwrap().to_bytes();
         let is_grpc = self.settings.protocol == OtlpProtocol::Grpc;
@@ -139,12 +145,15 @@ impl Receiver {
             if says.len() > 1 { says.pop().unwrap() } else { says[0] }
         };
         let (mut status, mut code) = (200, 0_u16);
+        let mut later = None;
         let mut rejected = 0;
         match says {
             Says::Taken => {}
             Says::AllBut(some) => rejected = some,
             Says::Failed(of_http, of_grpc) => (status, code) = (of_http, of_grpc),
+            Says::Later(seconds) => (status, code, later) = (429, 8, Some(seconds)),
             Says::Nothing => pending().await,
+            Says::Gone => return Err(io::Error::other("gone")),
         }
         let told = if rejected > 0 { "no".to_owned() } else { String::new() };
         let message = match is_of_logs {
@@ -158,12 +167,22 @@ impl Receiver {
             }
         };
         if !is_grpc {
-            return Ok(Response::builder().status(status).body(Full::from(message).boxed_unsync()).unwrap());
+            let mut answer = Response::builder().status(status).body(Full::from(message).boxed_unsync()).unwrap();
+            if let Some(seconds) = later {
+                answer.headers_mut().insert("retry-after", seconds.into());
+            }
+            return Ok(answer);
         }
         let mut framed = vec![0];
         framed.put_u32(message.len().try_into().unwrap());
         framed.extend(message);
-        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), code.into())]);
+        let details = ErrorDetails::with_retry_info(later.map(Duration::from_secs));
+        let status = match later {
+            None => Status::new(i32::from(code).into(), "told"),
+            Some(_) => Status::with_error_details(i32::from(code).into(), "told", details),
+        };
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers).unwrap();
         let body = Full::from(framed).with_trailers(async { Some(Ok(trailers)) }).boxed_unsync();
         Ok(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
     }
@@ -299,7 +318,13 @@ async fn what_is_not_taken_now_is_sent_again_and_what_is_refused_is_counted() {
         for (says, visits, counted, sent) in [
             (&[LATER, Says::Taken][..], 1, (1, 0), 2),
             (&[Says::Nothing, Says::Taken], 1, (1, 0), 2),
+            (&[Says::Gone, Says::Taken], 1, (1, 0), 2),
             (&[NEVER, Says::Taken], 1, (0, 1), 1),
+            (&[EXHAUSTED, Says::Taken], 1, (0, 1), 1),
+            (&[UNKNOWN, Says::Taken], 1, (0, 1), 1),
+            (&[Says::Later(2), Says::Taken], 1, (1, 0), 2),
+            // Longer than it is tried.
+            (&[Says::Later(31), Says::Taken], 1, (0, 1), 1),
             // These may go together, or not.
             (&[Says::AllBut(1), Says::Taken], 3, (2, 1), 3),
             (&[Says::AllBut(1000)], 3, (0, 3), 3),
@@ -307,8 +332,12 @@ async fn what_is_not_taken_now_is_sent_again_and_what_is_refused_is_counted() {
             all.push(async move {
                 let receiver = Receiver::start(protocol, says).await;
                 let sender = make(&receiver.settings);
+                let began = Instant::now();
                 sender.send(visits);
                 sender.counts(counted).await;
+                if let [Says::Later(seconds @ ..10), _] = says {
+                    assert!(began.elapsed() >= Duration::from_secs(*seconds), "{protocol:?}: {:?}", began.elapsed());
+                }
                 let told = receiver.told();
                 let all: usize = told.iter().map(|(_, _, number)| number).sum();
                 assert_eq!(all, sent, "{protocol:?} {says:?} {told:?}");
@@ -325,9 +354,9 @@ async fn spans_that_are_never_taken_are_given_up_after_a_while() {
     let began = Instant::now();
     sender.send(3);
     sender.counts((0, 3)).await;
-    assert_eq!(receiver.requests(), 5);
-    // A half, one, two and four seconds between them.
-    assert!(began.elapsed() > Duration::from_secs(7), "{:?}", began.elapsed());
+    assert_eq!(receiver.requests(), 6);
+    // A half, one, two, four and eight seconds between them; another sixteen would be more than half a minute.
+    assert!(began.elapsed() > Duration::from_secs(15), "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -340,6 +369,36 @@ async fn at_the_end_spans_are_sent_once_and_what_is_not_taken_is_counted() {
     assert_eq!((sender.counted(), receiver.requests()), ((0, 3), 1));
     take(exporter);
     assert_eq!(sender.counted(), (0, 4), "what comes later is counted too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_ends_waits_for_no_receiver_that_wants_to_be_left_alone() {
+    let receiver = Receiver::start(OtlpProtocol::Http, &[Says::Later(25)]).await;
+    let sender = Sender::of_spans(&receiver.settings);
+    sender.send(3);
+    wait_until("it says so", || receiver.requests() == 1).await;
+    let Sender::Spans(exporter, _) = &sender else { unreachable!() };
+    exporter.close().await;
+    assert_eq!((sender.counted(), receiver.requests()), ((0, 3), 2), "tried once more, and counted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_is_left_alone_for_as_long_as_it_asks() {
+    join_all(every().map(|(protocol, make)| async move {
+        let receiver = Receiver::start(protocol, &[Says::Later(31)]).await;
+        let sender = make(&receiver.settings);
+        sender.send(1);
+        sender.counts((0, 1)).await;
+        sender.send(1);
+        // Records would be asked for each second, and spans sent after one.
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(receiver.requests(), 1, "{protocol:?}");
+        if let Sender::Records(lines, _) = &sender {
+            assert_eq!(sender.counted(), (0, 2), "lost at once");
+            assert!(!lines.has_room(1));
+        }
+    }))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,8 +20,10 @@ use rustls::{
     crypto::aws_lc_rs::default_provider,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use tonic::{Code, body::Body, client::Grpc, metadata::MetadataMap};
+use tokio::time::Instant;
+use tonic::{Code, Status, body::Body, client::Grpc, metadata::MetadataMap};
 use tonic_prost::ProstCodec;
+use tonic_types::StatusExt;
 
 use crate::{
     base::problem::{Problem, causes},
@@ -68,17 +70,23 @@ impl Export for ExportLogsServiceRequest {
 #[error("{why}")]
 pub(super) struct Failed {
     why: String,
-    /// Whether it may be taken later (OTLP, section on failures).
-    pub(super) is_passing: bool,
+    /// How long after that it may be taken, zero where the receiver does not say; none where it never will be (OTLP, sections on
+    /// failures and throttling).
+    pub(super) again_after: Option<Duration>,
 }
 
 impl Failed {
     pub(super) fn late(after: Duration) -> Self {
-        Self { why: format!("no answer within {} ms", after.as_millis()), is_passing: true }
+        Self { why: format!("no answer within {} ms", after.as_millis()), again_after: Some(Duration::ZERO) }
+    }
+
+    pub(super) fn left_alone(until: Instant) -> Self {
+        let again_after = until.saturating_duration_since(Instant::now());
+        Self { why: "the receiver asks to be left alone for a while".to_owned(), again_after: Some(again_after) }
     }
 
     fn passing(error: &(dyn Error + 'static)) -> Self {
-        Self { why: causes(error), is_passing: true }
+        Self { why: causes(error), again_after: Some(Duration::ZERO) }
     }
 }
 
@@ -164,18 +172,8 @@ impl Receiver {
         let codec = ProstCodec::<E, E::Answer>::default();
         let answer = client.unary(request, PathAndQuery::from_static(E::METHOD), codec).await;
         answer.map(tonic::Response::into_inner).map_err(|status| {
-            let is_passing = matches!(
-                status.code(),
-                Code::Cancelled
-                    | Code::DeadlineExceeded
-                    | Code::Aborted
-                    | Code::OutOfRange
-                    | Code::Unavailable
-                    | Code::DataLoss
-                    | Code::Unknown
-            );
             let why = status.source().map(|source| format!(": {}", causes(source))).unwrap_or_default();
-            Failed { why: format!("{:?}{why}", status.code()), is_passing }
+            Failed { why: format!("{:?}{why}", status.code()), again_after: again_after_status(&status) }
         })
     }
 
@@ -187,13 +185,63 @@ impl Receiver {
         request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         let answer = self.client.request(request).await.map_err(|error| Failed::passing(&error))?;
         let status = answer.status();
+        let again_after = again_after_fields(answer.headers()).unwrap_or_default();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| Failed::passing(&*error))?.to_bytes();
         if status != StatusCode::OK {
             let is_passing = matches!(status.as_u16(), 429 | 502 | 503 | 504);
-            return Err(Failed { why: format!("status {status} instead of 200"), is_passing });
+            let why = format!("status {status} instead of 200");
+            return Err(Failed { why, again_after: is_passing.then_some(again_after) });
         }
         // It was taken, whatever is said of it.
         Ok(E::Answer::decode(body).unwrap_or_default())
+    }
+}
+
+/// What gRPC says of when to send again. Where no answer came at all, tonic's code says little, and there is a source.
+fn again_after_status(status: &Status) -> Option<Duration> {
+    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    let is_passing = matches!(
+        status.code(),
+        Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
+    ) || status.source().is_some();
+    match status.code() {
+        Code::ResourceExhausted => asked,
+        _ => is_passing.then(|| asked.unwrap_or_default()),
+    }
+}
+
+/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date, which is later than the answer's own.
+fn again_after_fields(fields: &HeaderMap) -> Option<Duration> {
+    let text = fields.get(header::RETRY_AFTER)?.to_str().ok()?;
+    let date = |text: &str| chrono::DateTime::parse_from_rfc2822(text).ok();
+    text.parse().map(Duration::from_secs).ok().or_else(|| {
+        let answered = date(fields.get(header::DATE)?.to_str().ok()?)?;
+        date(text)?.signed_duration_since(answered).to_std().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receiver_says_by_http_how_long_to_leave_it_alone() {
+        let after = |field: &str| {
+            let date = (header::DATE, "Sat, 28 Nov 2026 15:00:00 GMT");
+            let fields = [date, (header::RETRY_AFTER, field)];
+            again_after_fields(&fields.into_iter().map(|(name, text)| (name, text.parse().unwrap())).collect())
+        };
+        assert_eq!(after("120").map(|it| it.as_secs()), Some(120));
+        assert_eq!(after("Sat, 28 Nov 2026 15:02:00 GMT").map(|it| it.as_secs()), Some(120));
+        for nothing in ["", "-1", "soon", "1.5", "Sat, 28 Nov 2026 14:00:00 GMT"] {
+            assert_eq!(after(nothing), None, "{nothing}");
+        }
+        assert_eq!(again_after_fields(&HeaderMap::new()), None);
     }
 }

@@ -5,6 +5,7 @@ mod client;
 mod records;
 mod said;
 mod spans;
+mod trying;
 
 use std::{
     pin::pin,
@@ -23,11 +24,13 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 pub use self::records::OtlpRecords;
 use self::{
     client::{Failed, Receiver},
     said::{CONVENTIONS, resource, scope},
+    trying::{Trying, left_alone},
 };
 use crate::{
     audit::Record,
@@ -45,12 +48,6 @@ const BATCH_VISITS_MAX: usize = 128;
 /// How long a visit waits for others to be sent with it.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How often what was not taken is sent again.
-const RETRIES_MAX: u32 = 4;
-
-/// How long after it was not taken; twice as long each time.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
-
 /// How long what waits may take to be sent at the end.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
@@ -66,6 +63,7 @@ pub fn check(settings: &OtlpSettings) -> Result<(), Problem> {
 pub struct Exporter {
     /// Taken away at the end.
     sender: Mutex<Option<Sender<Vec<Span>>>>,
+    ends: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
     receiver: Arc<ArcSwapOption<Receiver>>,
     dropped: IntCounter,
@@ -82,9 +80,11 @@ impl Exporter {
     pub fn start(exported: IntCounter, dropped: IntCounter) -> Self {
         let (sender, queue) = channel(QUEUE_VISITS_MAX);
         let receiver = Arc::new(ArcSwapOption::empty());
-        let sending = Sending { receiver: receiver.clone(), exported, dropped: dropped.clone(), failing: false };
+        let ends = CancellationToken::new();
+        let (to, end) = (receiver.clone(), ends.clone());
+        let sending = Sending { receiver: to, exported, dropped: dropped.clone(), failing: false, ends: end };
         let task = tokio::spawn(sending.run(queue));
-        Self { sender: Mutex::new(Some(sender)), task: Mutex::new(Some(task)), receiver, dropped }
+        Self { sender: Mutex::new(Some(sender)), ends, task: Mutex::new(Some(task)), receiver, dropped }
     }
 
     /// Sends as `settings` say from here on.
@@ -99,6 +99,7 @@ impl Exporter {
     /// Sends what waits, for a while; what comes later is dropped.
     pub async fn close(&self) {
         drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.ends.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut task) = task
             && timeout(FLUSH_MAX, &mut task).await.is_err()
@@ -132,6 +133,7 @@ struct Sending {
     exported: IntCounter,
     dropped: IntCounter,
     failing: bool,
+    ends: CancellationToken,
 }
 
 impl Sending {
@@ -145,30 +147,29 @@ impl Sending {
                 spans.extend(more);
                 visits = visits.saturating_add(1);
             }
-            self.send(spans, &queue).await;
+            self.send(spans).await;
         }
     }
 
-    async fn send(&mut self, spans: Vec<Span>, queue: &Queue<Vec<Span>>) {
+    async fn send(&mut self, spans: Vec<Span>) {
         let total = count(spans.len());
-        let mut pause = RETRY_AFTER;
+        let mut trying = Trying::begin();
         let mut outcome = self.attempt(&spans).await;
-        for _ in 0..RETRIES_MAX {
-            match &outcome {
-                // At the end nothing is waited for.
-                Err(failed) if failed.is_passing && !queue.is_closed() => {
-                    self.note(Some(failed));
-                    sleep(pause).await;
-                    pause = pause.saturating_mul(2);
-                    outcome = self.attempt(&spans).await;
-                }
-                _ => break,
-            }
+        // At the end nothing is waited for.
+        while let Err(failed) = &outcome
+            && !self.ends.is_cancelled()
+            && let Some(pause) = trying.pause(failed)
+        {
+            self.note(Some(failed));
+            let _ = timeout(pause, self.ends.cancelled()).await;
+            outcome = self.attempt(&spans).await;
         }
         self.note(outcome.as_ref().err());
+        let pause = outcome.as_ref().err().map(left_alone).unwrap_or_default();
         let lost = outcome.unwrap_or(total).min(total);
         self.exported.inc_by(total.saturating_sub(lost));
         self.dropped.inc_by(lost);
+        let _ = timeout(pause, self.ends.cancelled()).await;
     }
 
     /// Tells once when it begins to fail, and when that is over.

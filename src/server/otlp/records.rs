@@ -14,9 +14,9 @@ use tokio::{
 };
 
 use super::{
-    RETRY_AFTER,
     client::{Failed, Receiver},
     said::{CONVENTIONS, resource, said, scope, text},
+    trying::{Trying, left_alone},
 };
 use crate::{
     audit::lines::Out,
@@ -27,9 +27,6 @@ use crate::{
 /// Bytes of records that are sent together: receivers take some megabytes.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long it is tried to send what is not taken.
-const TRYING: Duration = Duration::from_secs(30);
-
 /// How long a receiver that failed may take: it is asked whether it is there again, and at the end of the gate for each batch.
 const ASKING: Duration = Duration::from_secs(1);
 
@@ -38,7 +35,8 @@ const ASKING: Duration = Duration::from_secs(1);
 pub struct OtlpRecords {
     receiver: Receiver,
     runtime: Handle,
-    failing: bool,
+    /// Where it failed: how long it is left alone.
+    failing: Option<Instant>,
 }
 
 impl OtlpRecords {
@@ -47,7 +45,7 @@ impl OtlpRecords {
     /// # Errors
     /// What is wrong with the settings.
     pub fn of(settings: &OtlpSettings) -> Result<Self, Problem> {
-        Ok(Self { receiver: Receiver::of(settings)?, runtime: Handle::current(), failing: false })
+        Ok(Self { receiver: Receiver::of(settings)?, runtime: Handle::current(), failing: None })
     }
 
     /// Sends `records`; tells how many were not taken, for good.
@@ -62,26 +60,31 @@ impl OtlpRecords {
             let resource_logs = vec![ResourceLogs { resource, scope_logs, ..ResourceLogs::default() }];
             ExportLogsServiceRequest { resource_logs }
         };
-        if self.failing {
+        if let Some(until) = self.failing {
+            if Instant::now() < until {
+                return Err(Failed::left_alone(until));
+            }
             return timeout(ASKING, self.receiver.send(message())).await.unwrap_or_else(|_| Err(Failed::late(ASKING)));
         }
-        let began = Instant::now();
-        let mut pause = RETRY_AFTER;
+        let mut trying = Trying::begin();
         loop {
-            match self.receiver.send(message()).await {
-                Err(failed) if failed.is_passing && began.elapsed().saturating_add(pause) < TRYING => {
-                    sleep(pause).await;
-                }
-                outcome => return outcome,
+            let outcome = self.receiver.send(message()).await;
+            match outcome.as_ref().err().and_then(|failed| trying.pause(failed)) {
+                Some(pause) => sleep(pause).await,
+                None => return outcome,
             }
-            pause = pause.saturating_mul(2);
         }
+    }
+
+    fn note(&mut self, failed: Option<&Failed>) {
+        let now = Instant::now();
+        self.failing = failed.map(|failed| now.checked_add(left_alone(failed)).unwrap_or(now));
     }
 
     /// Whether it is there again.
     fn ask(&mut self) -> io::Result<()> {
         let outcome = self.runtime.block_on(self.send(&[]));
-        self.failing = outcome.is_err();
+        self.note(outcome.as_ref().err());
         Ok(outcome.map(drop)?)
     }
 }
@@ -101,7 +104,7 @@ impl Out for OtlpRecords {
                 Err(failed) => outcome = Err(failed),
             }
         }
-        self.failing = outcome.is_err();
+        self.note(outcome.as_ref().err());
         match outcome {
             Ok(()) if refused == 0 => Ok(()),
             Ok(()) => Err((refused, io::Error::other("the receiver refuses some of them"))),
@@ -110,7 +113,7 @@ impl Out for OtlpRecords {
     }
 
     fn rest(&mut self, ends: bool) -> io::Result<()> {
-        if self.failing && !ends { self.ask() } else { Ok(()) }
+        if self.failing.is_some() && !ends { self.ask() } else { Ok(()) }
     }
 }
 
