@@ -98,8 +98,9 @@ impl Exporter {
 
     /// Sends what waits, for a while; what comes later is dropped.
     pub async fn close(&self) {
-        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // In this order: who sends what waits knows then that it is the end.
         self.ends.cancel();
+        drop(self.sender.lock().unwrap_or_else(PoisonError::into_inner).take());
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(mut task) = task
             && timeout(FLUSH_MAX, &mut task).await.is_err()
