@@ -307,7 +307,7 @@ impl Outcome {
         match name.to_lowercase().as_str() {
             "www-authenticate" => self.challenge.clone(),
             "dpop-nonce" => refusal.nonce().map(|nonce| nonce.as_str().to_owned()),
-            "retry-after" => refusal.retry_after().map(|after| after.as_secs().to_string()),
+            "retry-after" => refusal.retry_after_s().map(|after| after.to_string()),
             "content-type" => Some("application/problem+json".to_owned()),
             "cache-control" => Some("no-store".to_owned()),
             _ => None,

@@ -1,6 +1,6 @@
 //! What sections of the configuration ask of each other.
 
-use http::HeaderName;
+use http::{HeaderName, header};
 
 use super::Loaded;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     entities::{Mapping, RoutePlan},
     forward::{Identity, Upstreams},
     policy::stores::Stores,
-    request::{headers::is_for_one_hop, route::RouteTable},
+    request::{headers::is_for_one_hop, route::RouteTable, trace_context::BAGGAGE},
 };
 
 const HOST_UNSEEN: &str = "the host decides, and the upstream does not see it: a client could name another one";
@@ -23,7 +23,9 @@ impl Loaded {
         identity: &Identity,
     ) -> Result<(), Problems> {
         let mut problems = Problems::default();
-        let is_unseen = |header: &HeaderName| identity.removes(header) || is_for_one_hop(header);
+        // Of these two some requests are forwarded without.
+        let is_unsure = |header: &HeaderName| [BAGGAGE, header::EXPECT].contains(header);
+        let is_unseen = |header: &HeaderName| identity.removes(header) || is_for_one_hop(header) || is_unsure(header);
         let message = |header: &HeaderName| {
             format!("header `{header}` is not forwarded: the upstream would not see what was decided on")
         };

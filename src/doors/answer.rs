@@ -36,8 +36,8 @@ pub(super) async fn answer(session: &mut Session, refusal: &Refusal, visit: &Vis
     if let Some(nonce) = refusal.nonce() {
         response.insert_header("dpop-nonce", nonce.as_str())?;
     }
-    if let Some(after) = refusal.retry_after() {
-        response.insert_header(header::RETRY_AFTER, after.as_secs())?;
+    if let Some(after) = refusal.retry_after_s() {
+        response.insert_header(header::RETRY_AFTER, after)?;
     }
     if let Some(fields) = visit.cors() {
         tell_pages(&mut response, fields)?;

@@ -6,7 +6,7 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::caller::Caller;
-use crate::request::Head;
+use crate::request::{Head, upgrade::names_websocket};
 
 /// Has a request say in HTTP/1's words what it says otherwise in HTTP/2: its host (RFC 9113 section 8.3.1; the library has
 /// seen to it that there are not two), and its cookies, which may come in crumbs (section 8.2.3).
@@ -42,9 +42,10 @@ pub(super) async fn left(session: &mut Session) {
     }
 }
 
-/// Whether the client asks for another protocol.
+/// Whether the client asks for the one other protocol that is handed through.
 pub(super) fn is_upgrade(session: &Session) -> bool {
-    session.as_downstream().as_http1().is_some_and(|h1| h1.is_upgrade_req())
+    let http1 = session.as_downstream().as_http1();
+    http1.is_some_and(|h1| h1.is_upgrade_req() && names_websocket(&h1.req_header().headers))
 }
 
 /// The names of fields that are such.

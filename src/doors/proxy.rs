@@ -56,7 +56,7 @@ pub struct Passage {
     obligations: Option<Obligations>,
     attempts: Attempts,
     tunnel: Tunnel,
-    /// Of its body, so far.
+    /// Of its body, so far, in this attempt.
     body_bytes: u64,
     /// The SHA-256 of its body, where that was read before anything went on.
     digest: Option<[u8; 32]>,
@@ -221,6 +221,8 @@ impl ProxyHttp for ProxyDoor {
         request: &mut RequestHeader,
         passage: &mut Self::CTX,
     ) -> Result<()> {
+        // What was kept of its body is sent again with each attempt.
+        passage.body_bytes = 0;
         let Some(obligations) = &passage.obligations else { return Error::e_explain(InternalError, "not admitted") };
         // INVARIANT: the target sent is byte for byte the one that was made of the target that was authorised.
         let (target, is_as_read) =
@@ -231,7 +233,11 @@ impl ProxyHttp for ProxyDoor {
         if !is_as_read || request.raw_path() != target {
             return Error::e_explain(InternalError, "the target changed after it was authorised");
         }
-        for name in named(&request.headers, |name| obligations.removes(name) || passage.visit.leaves(name)) {
+        // Of these pingora leaves some where both sides speak HTTP/2; gRPC's servers want `te`.
+        let in_http2 = session.is_http2();
+        let is_for_us = |name: &HeaderName| in_http2 && is_for_one_hop(name) && name != header::TE;
+        let is_left = |name: &HeaderName| obligations.removes(name) || passage.visit.leaves(name) || is_for_us(name);
+        for name in named(&request.headers, is_left) {
             request.remove_header(&name);
         }
         let upstream = obligations.pool().upstream();
@@ -294,11 +300,7 @@ impl ProxyHttp for ProxyDoor {
             passage.visit.answered_by_upstream(response.status.as_u16());
         }
         let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
-        if switches
-            && !(is_upgrade(session)
-                && names_websocket(&session.req_header().headers)
-                && names_websocket(&response.headers))
-        {
+        if switches && !(is_upgrade(session) && names_websocket(&response.headers)) {
             return Error::e_explain(InvalidHTTPHeader, "another protocol than was asked for").map_err(|e| e.into_up());
         }
         let headers = &response.headers;

@@ -61,20 +61,33 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 /// Fields by which a client could have the upstream read another request than the one that was authorised (another target
 /// or method, another origin), or speak of its connection or its key, of which only we know (RFC 9440, RFC 9449).
-const MISLEADING: [&str; 15] = [
+const MISLEADING: [&str; 27] = [
+    "cf-connecting-ip",
     "client-cert",
     "client-cert-chain",
+    "client-ip",
     "dpop",
-    "x-client-cert",
+    "fastly-client-ip",
     "forwarded",
-    "x-original-url",
-    "x-rewrite-url",
+    // Programs that get fields as environment variables read where their own proxy is (httpoxy, CVE-2016-5385).
+    "proxy",
+    "true-client-ip",
+    "x-client-cert",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-envoy-original-path",
+    "x-forwarded",
+    "x-host",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-original-host",
     "x-original-method",
     "x-original-uri",
+    "x-original-url",
     "x-real-ip",
+    "x-rewrite-url",
     // What the upstream gets of these the gate has read.
     "traceparent",
     "tracestate",
@@ -343,6 +356,10 @@ mod tests {
             "X_Forwarded_For",
             "x-original-url",
             "X-HTTP-Method-Override",
+            "True_Client_IP",
+            "Client-IP",
+            "x-forwarded",
+            "Proxy",
         ] {
             assert!(obligations.removes(&name.parse().unwrap()), "{name}");
         }

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use super::{
     address::Location,
     balance::{Balance, pull, seed, turns},
-    server::{Server, State},
+    server::{Claim, Server, State},
     upstream::{SERVERS_MAX, Upstream, Upstreams},
 };
 use crate::base::address::Address;
@@ -60,10 +60,16 @@ pub enum NoServer {
 pub struct Turn {
     pool: Arc<Pool>,
     server: Arc<Server>,
+    claim: Claim,
+    /// Whether it is known what came of it.
+    is_told: AtomicBool,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        if let (Claim::Trial { alone_until }, false) = (self.claim, self.is_told.load(Ordering::Relaxed)) {
+            self.server.untried(alone_until);
+        }
         self.server.leave();
         self.pool.under_way.fetch_sub(1, Ordering::Relaxed);
     }
@@ -180,12 +186,12 @@ impl Pool {
             self.server(key, tried, self.since_birth(now))
         };
         match chosen {
-            Ok(server) => {
+            Ok((server, claim)) => {
                 if !tried.is_empty() {
                     self.retries.fetch_add(1, Ordering::Relaxed);
                 }
                 server.enter();
-                Ok(Turn { pool: self.clone(), server })
+                Ok(Turn { pool: self.clone(), server, claim, is_told: AtomicBool::new(false) })
             }
             Err(none) => {
                 self.under_way.fetch_sub(1, Ordering::Relaxed);
@@ -194,7 +200,7 @@ impl Pool {
         }
     }
 
-    fn server(&self, key: u64, tried: &[Address], now: u64) -> Result<Arc<Server>, NoServer> {
+    fn server(&self, key: u64, tried: &[Address], now: u64) -> Result<(Arc<Server>, Claim), NoServer> {
         let servers = self.servers.load();
         if servers.all.is_empty() {
             return Err(NoServer::Unknown);
@@ -207,10 +213,9 @@ impl Pool {
             let chosen = self.pick(&servers, key, first, untried);
             let available = |server: &Server| server.state(now) == State::Available;
             let chosen = if first { chosen } else { chosen.or_else(|| self.pick(&servers, key, first, available)) };
-            match chosen {
-                Some(server) if server.claim(alone_until) => return Ok(server.clone()),
-                Some(_) => {}
-                None => break,
+            let Some(server) = chosen else { break };
+            if let Some(claim) = server.claim(alone_until) {
+                return Ok((server.clone(), claim));
             }
         }
         Err(NoServer::Down)
@@ -263,13 +268,14 @@ impl Pool {
         millis(now.saturating_duration_since(self.born)).saturating_add(1)
     }
 
-    /// Leaves `server` alone, unless too many are already.
+    /// Leaves `server` alone, unless too many are already, those among them that are on trial.
     fn eject(&self, server: &Server, now: u64) {
         let servers = self.servers.load();
         let others = servers.all.iter().filter(|other| other.address() != server.address());
-        let ejected = others.filter(|other| other.state(now) == State::Ejected).count();
+        let ejected = others.filter(|other| other.is_on_trial()).count();
         let percent_max = self.upstream.ejection.percent_max;
         if ejected.saturating_add(1).saturating_mul(100) > servers.all.len().saturating_mul(percent_max) {
+            server.readmit();
             return;
         }
         let until = now.saturating_add(millis(self.upstream.ejection.duration));
@@ -288,11 +294,13 @@ impl Turn {
 
     /// The server has answered.
     pub fn succeeded(&self) {
+        self.is_told.store(true, Ordering::Relaxed);
         self.server.succeeded();
     }
 
     /// The server has not answered, or not as one that works.
     pub fn failed(&self, now: Instant) {
+        self.is_told.store(true, Ordering::Relaxed);
         let max = self.pool.upstream.ejection.failures;
         if self.server.failed() >= max && max != 0 {
             self.pool.eject(&self.server, self.pool.since_birth(now));
@@ -452,6 +460,41 @@ mod tests {
         // The only server there is stays, unless its upstream says otherwise.
         let only = pool("url: 'http://10.0.0.1:1'");
         assert_eq!(asked(&only, now, 9, |_| true), "111111111");
+    }
+
+    #[test]
+    fn a_server_on_trial_is_one_of_those_that_are_left_alone() {
+        let pool = pool("url: http://orders\naddresses: [{address: '10.0.0.1:1'}, {address: '10.0.0.2:1'}]\n");
+        let now = Instant::now();
+        let turns = || [pool.choose(0, &[], now).unwrap(), pool.choose(0, &[], now).unwrap()];
+        let [one, other] = turns();
+        (0..5).for_each(|_| one.failed(now));
+        let ejected = |at| pool.states(at).iter().filter(|(_, state)| *state == State::Ejected).count();
+        assert_eq!(ejected(now), 1);
+        // Both are out of order, and the time of the first is up: whichever fails first, the other one is asked.
+        let later = now + Duration::from_secs(31);
+        (0..9).for_each(|_| other.failed(later));
+        assert_eq!(ejected(later), 0, "the first is on trial");
+        assert!(!asked(&pool, later, 20, |_| true).contains("Down"));
+        assert_eq!(ejected(later), 1);
+    }
+
+    #[test]
+    fn a_trial_of_which_nothing_comes_is_followed_by_another() {
+        let pool = pool(&format!("{THREE}ejection: {{ failures: 1 }}\n"));
+        let now = Instant::now();
+        pool.choose(0, &[], now).unwrap().failed(now);
+        let later = now + Duration::from_secs(31);
+        let trial = || {
+            let mut turns = (0..3).map(|_| pool.choose(0, &[], later).unwrap());
+            turns.find(|turn| turn.server().name().contains(".1:")).unwrap()
+        };
+        let first = trial();
+        assert!(!asked(&pool, later, 6, |_| false).contains('1'));
+        drop(first);
+        // What came of one is not forgotten when it ends.
+        trial().failed(later);
+        assert!(!asked(&pool, later, 6, |_| false).contains('1'));
     }
 
     #[test]

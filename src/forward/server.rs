@@ -37,6 +37,18 @@ pub enum State {
     Ejected,
 }
 
+/// As what a request goes to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// The server is one that answers.
+    OneOfMany,
+    /// By it is seen whether the server, which was left alone, answers again; no other goes there before this time.
+    Trial { alone_until: u64 },
+}
+
+/// Before all times of a pool's clock but never.
+const LONG_AGO: u64 = 1;
+
 impl State {
     /// Each of them.
     pub const ALL: [Self; 3] = [Self::Available, Self::Unhealthy, Self::Ejected];
@@ -129,12 +141,26 @@ impl Server {
         due
     }
 
-    /// Whether a request may go to it. After it was left alone one may at first, until it is known how that is answered; each
-    /// other may not before `alone_until`.
-    pub(super) fn claim(&self, alone_until: u64) -> bool {
+    /// Whether it was left alone, and nothing is known yet of how it answers since.
+    pub(super) fn is_on_trial(&self) -> bool {
+        !self.unwell.load(Ordering::Relaxed) && self.ejected_until.load(Ordering::Relaxed) != 0
+    }
+
+    /// As what a request goes to it, if one may. After it was left alone one may at first, until it is known how that is
+    /// answered; each other may not before `alone_until`.
+    pub(super) fn claim(&self, alone_until: u64) -> Option<Claim> {
         let until = self.ejected_until.load(Ordering::Relaxed);
-        let claimed = || self.ejected_until.compare_exchange(until, alone_until, Ordering::Relaxed, Ordering::Relaxed);
-        until == 0 || claimed().is_ok()
+        if until == 0 {
+            return Some(Claim::OneOfMany);
+        }
+        let claimed = self.ejected_until.compare_exchange(until, alone_until, Ordering::Relaxed, Ordering::Relaxed);
+        claimed.ok().map(|_| Claim::Trial { alone_until })
+    }
+
+    /// A trial ended, and nobody knows how it would have been answered: the next request is one.
+    pub(super) fn untried(&self, alone_until: u64) {
+        // It may be that others have tried it since.
+        let _ = self.ejected_until.compare_exchange(alone_until, LONG_AGO, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// It has answered.
@@ -151,6 +177,11 @@ impl Server {
     /// It has not answered, or not as one that works: for how many requests in a row.
     pub(super) fn failed(&self) -> u32 {
         self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    /// Leaves it alone no longer, whatever it did.
+    pub(super) fn readmit(&self) {
+        self.ejected_until.store(0, Ordering::Relaxed);
     }
 
     /// Leaves it alone. Returns until when it was before.

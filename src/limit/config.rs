@@ -14,6 +14,9 @@ use crate::base::{
     spanned::Spanned,
 };
 
+/// How long a bucket may take to be full again.
+const FULL_AFTER_MAX: Duration = Duration::from_secs(366 * 86_400);
+
 /// An entry of `rates`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -136,6 +139,12 @@ impl RateConfig {
         let plan = (|| {
             let (requests, per_s, burst) = (requests?, per_s?, burst?);
             let period = Duration::from_secs(per_s.get().into()).checked_div(requests.get())?;
+            if period.saturating_mul(burst.get()) > FULL_AFTER_MAX {
+                let stated = self.burst.as_ref().unwrap_or(&self.requests);
+                let problem = Problem::at(stated, "a bucket that is empty would not be full again in a year");
+                problems.push(problem.fix("choose a lower `burst`, or a higher rate"));
+                return None;
+            }
             Some(RatePlan {
                 name: self.name.value.as_str().into(),
                 by: self.by.value.clone(),

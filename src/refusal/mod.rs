@@ -156,11 +156,11 @@ impl Refusal {
         }
     }
 
-    /// When to try again, where that may help.
-    pub fn retry_after(&self) -> Option<Duration> {
+    /// In how many seconds to try again, where that may help: not before, so a part of one counts as a whole.
+    pub fn retry_after_s(&self) -> Option<u64> {
         match self {
-            Self::Limited(error) if error.retry_after().is_some() => error.retry_after(),
-            _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(5)),
+            Self::Limited(error) if error.retry_after().is_some() => error.retry_after().map(whole_seconds),
+            _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(5),
         }
     }
 
@@ -275,3 +275,8 @@ macro_rules! from {
     };
 }
 from!(RequestError => Request, PreflightError => Preflight, TokenError => Token, LimitError => Limited, MappingError => Mapping, Denied => Denied, UpstreamError => Upstream, ClientError => Client);
+
+/// At least one.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}

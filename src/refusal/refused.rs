@@ -18,10 +18,7 @@ impl Refused {
     /// The whole answer in HTTP/1.1, closing the connection.
     pub fn http1(&self) -> String {
         let (status, body) = (self.refusal.status(), self.refusal.problem(&self.decision_id).to_json());
-        let retry = self
-            .refusal
-            .retry_after()
-            .map_or_else(String::new, |after| format!("retry-after: {}\r\n", after.as_secs()));
+        let retry = self.refusal.retry_after_s().map_or_else(String::new, |after| format!("retry-after: {after}\r\n"));
         format!(
             "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n{retry}\
              content-length: {}\r\nconnection: close\r\n\r\n{body}",

@@ -83,12 +83,16 @@ const fn may_be_encoded(byte: u8) -> bool {
     !(is_unreserved(byte) || byte.is_ascii_control() || matches!(byte, b'%' | b'/' | b'\\' | b';' | b'?' | b'#'))
 }
 
-/// Characters outside ASCII that some servers fold into ASCII (full-width forms, one-dot leader, fraction and
-/// division slash) would be a second spelling of a delimiter.
+/// Characters outside ASCII that some servers fold into ASCII, by Unicode's normalisation (full-width and small forms, those
+/// for vertical text, one-dot leader, account of) or by their looks (fraction and division slash), would be a second spelling
+/// of a delimiter. The Greek question mark is a `;` in every normal form.
 fn has_no_twin(decoded: &str) -> bool {
     !decoded.chars().any(|c| {
         c.is_control()
-            || matches!(c, '\u{ff01}'..='\u{ff5e}' | '\u{2024}'..='\u{2026}' | '\u{2044}' | '\u{2215}' | '\u{2216}' | '\u{29f8}' | '\u{29f9}' | '\u{fe52}' | '\u{fe68}' | '\u{feff}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
+            || matches!(c,
+                '\u{37e}' | '\u{200b}'..='\u{200f}' | '\u{2024}'..='\u{2026}' | '\u{202a}'..='\u{202e}' | '\u{2044}' | '\u{2047}'..='\u{2049}'
+                | '\u{2100}' | '\u{2101}' | '\u{2105}' | '\u{2106}' | '\u{2215}' | '\u{2216}' | '\u{29f8}' | '\u{29f9}'
+                | '\u{fe10}'..='\u{fe19}' | '\u{fe30}' | '\u{fe50}'..='\u{fe6f}' | '\u{feff}' | '\u{ff01}'..='\u{ff5e}')
     })
 }
 
@@ -97,7 +101,7 @@ fn is_sound_query(query: &str) -> bool {
     while let Some(byte) = bytes.next() {
         let sound = match byte {
             b'%' => bytes.next().and_then(hex).is_some() && bytes.next().and_then(hex).is_some(),
-            b'#' | b'\\' => false,
+            b'#' | b'\\' | b'"' | b'<' | b'>' | b'`' => false,
             _ => byte.is_ascii_graphic(),
         };
         if !sound {
@@ -179,13 +183,33 @@ mod tests {
             "/a?b c",
             "/a?%",
             "/a?\\",
+            "/a?\"",
+            "/a?<",
+            "/a?>",
+            "/a?`",
             "/%ef%bc%8f",
             "/%e2%80%a4%e2%80%a4/",
             "/a%c2%80",
+            "/a%cd%be",
+            "/%ef%b8%b0/b",
+            "/a%e2%84%80",
+            "/a%ef%b9%94",
+            "/a%e2%81%87",
+            "/a%ef%b9%9f",
         ] {
             assert_eq!(Target::parse(whole.as_bytes()), None, "{whole}");
         }
         assert_eq!(Target::parse(b"/a\xff"), None);
+    }
+
+    #[test]
+    fn no_character_becomes_a_delimiter_by_normalisation() {
+        use unicode_normalization::UnicodeNormalization;
+        for twin in '\u{80}'..=char::MAX {
+            let folded: String = std::iter::once(twin).nfkc().collect();
+            let delimits = folded.contains(['/', '\\', ';', '?', '#', '%']) || folded.chars().all(|c| c == '.');
+            assert!(!delimits || !has_no_twin(&twin.to_string()), "{twin:?} is {folded}");
+        }
     }
 
     proptest::proptest! {

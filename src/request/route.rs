@@ -66,11 +66,20 @@ impl PathTemplate {
 
     /// The template of decoded paths: literals decoded, their braces kept literal.
     fn decoded(&self) -> String {
+        self.by_literal(|literal| literal.to_owned())
+    }
+
+    /// The template of decoded paths in lower case.
+    fn folded(&self) -> String {
+        self.by_literal(str::to_lowercase)
+    }
+
+    fn by_literal(&self, put: impl Fn(&str) -> String) -> String {
         let segments = self.text.split('/').map(|segment| {
             if segment.starts_with('{') {
                 segment.to_owned()
             } else {
-                decode_segment(segment).replace('{', "{{").replace('}', "}}")
+                put(&decode_segment(segment)).replace('{', "{{").replace('}', "}}")
             }
         });
         segments.collect::<Vec<_>>().join("/")
@@ -103,15 +112,26 @@ pub struct RouteTable<T> {
 
 type ByMethod = HashMap<Method, Routers>;
 
-/// The same routes twice: for paths as they stand, and for paths that are decoded before they are matched, as many
-/// servers do.
-#[derive(Clone, Debug, Default)]
+/// The same routes thrice: for paths as they stand, for paths that are decoded before they are matched, as many servers do, and
+/// for paths of which the case is nothing, as to some.
+#[derive(Clone, Debug)]
 struct Routers {
     plain: matchit::Router<usize>,
     decoded: matchit::Router<usize>,
+    /// None where routes differ by nothing but case: then it is something to the service.
+    folded: Option<matchit::Router<usize>>,
+    /// Whether a literal has an upper-case letter.
+    has_upper: bool,
 }
 
-/// A path that a server which decodes it first would take for another route's.
+impl Default for Routers {
+    fn default() -> Self {
+        let new = matchit::Router::new;
+        Self { plain: new(), decoded: new(), folded: Some(new()), has_upper: false }
+    }
+}
+
+/// A path that a server which decodes it first, or to which case is nothing, would take for another route's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AmbiguousRoute;
 
@@ -180,7 +200,7 @@ impl<T> RouteTable<T> {
     /// The route that describes `method` on `target` at `host`; a literal segment goes before a parameter.
     ///
     /// # Errors
-    /// [`AmbiguousRoute`] when the path, decoded, is another route's.
+    /// [`AmbiguousRoute`] when the path, decoded or in another case, is another route's.
     pub fn find<'t, 'a>(
         &'t self,
         host: Option<&str>,
@@ -190,11 +210,15 @@ impl<T> RouteTable<T> {
         let by_method = host.and_then(|host| self.by_host.get(host)).unwrap_or(&self.any);
         let Some(routers) = by_method.get(method) else { return Ok(None) };
         let found = routers.plain.at(target.path()).ok();
+        let index = found.as_ref().map(|found| *found.value);
         if target.path().contains('%') {
             let decoded = routers.decoded.at(&decode_segment(target.path())).ok().map(|found| *found.value);
-            if decoded != found.as_ref().map(|found| *found.value) {
+            if decoded != index {
                 return Err(AmbiguousRoute);
             }
+        }
+        if index.is_some() && routers.folded(target.path()).is_some_and(|folded| Some(folded) != index) {
+            return Err(AmbiguousRoute);
         }
         let matched = |found: matchit::Match<'t, 'a, &'t usize>| {
             let route = self.routes.get(*found.value)?;
@@ -209,6 +233,27 @@ impl<T> RouteTable<T> {
     }
 }
 
+impl Routers {
+    /// Whose path this is to a server to which case is nothing, where that may be another's.
+    fn folded(&self, path: &str) -> Option<usize> {
+        let router = self.folded.as_ref()?;
+        let is_other = |byte: u8| byte.is_ascii_uppercase() || byte == b'%';
+        let is_due = self.has_upper || path.bytes().any(is_other);
+        is_due.then(|| router.at(&decode_segment(path).to_lowercase()).ok().map(|found| *found.value))?
+    }
+
+    fn add(&mut self, template: &PathTemplate, index: usize) -> Result<(), matchit::InsertError> {
+        let decoded = template.decoded();
+        let folded = template.folded();
+        self.has_upper |= folded != decoded;
+        if self.folded.as_mut().is_some_and(|router| router.insert(folded, index).is_err()) {
+            self.folded = None;
+        }
+        self.plain.insert(template.text.clone(), index)?;
+        self.decoded.insert(decoded, index)
+    }
+}
+
 fn add(
     by_method: &mut ByMethod,
     methods: &[Method],
@@ -217,13 +262,10 @@ fn add(
 ) -> Result<(), TemplateError> {
     for method in methods {
         let routers = by_method.entry(method.clone()).or_default();
-        for (router, text) in [(&mut routers.plain, template.text.clone()), (&mut routers.decoded, template.decoded())]
-        {
-            router.insert(text, index).map_err(|error| match error {
-                matchit::InsertError::Conflict { with } => TemplateError::Conflict(with),
-                _ => TemplateError::NotAPath,
-            })?;
-        }
+        routers.add(template, index).map_err(|error| match error {
+            matchit::InsertError::Conflict { with } => TemplateError::Conflict(with),
+            _ => TemplateError::NotAPath,
+        })?;
     }
     Ok(())
 }
@@ -320,6 +362,31 @@ mod tests {
             ("/odd%7B", Ok(Some("/odd%7B"))),
             ("/odd%7b", Err(AmbiguousRoute)),
             ("/a/b/%20c", Ok(None)),
+        ] {
+            let target = Target::parse(target.as_bytes()).unwrap();
+            let found = table.find(None, &Method::GET, target).map(|found| found.map(|found| found.route.as_str()));
+            assert_eq!(found, route, "{target:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_another_route_in_another_case_is_ambiguous_unless_routes_differ_by_that() {
+        let other =
+            table(&["/users/{id}", "/users/me", "/Docs/README", "/Docs/{name}", "/caf%C3%89/{x}", "/caf%C3%89/a"]);
+        let same = table(&["/docs/{name}", "/docs/readme", "/docs/README"]);
+        for (table, target, route) in [
+            (&other, "/users/me", Ok(Some("/users/me"))),
+            (&other, "/users/ME", Err(AmbiguousRoute)),
+            (&other, "/users/m%C3%89", Ok(Some("/users/{id}"))),
+            (&other, "/users/You", Ok(Some("/users/{id}"))),
+            (&other, "/Users/me", Ok(None)),
+            (&other, "/Docs/README", Ok(Some("/Docs/README"))),
+            (&other, "/Docs/readme", Err(AmbiguousRoute)),
+            (&other, "/Docs/a", Ok(Some("/Docs/{name}"))),
+            (&other, "/docs/a", Ok(None)),
+            (&other, "/caf%C3%89/A", Err(AmbiguousRoute)),
+            (&same, "/docs/README", Ok(Some("/docs/README"))),
+            (&same, "/docs/Readme", Ok(Some("/docs/{name}"))),
         ] {
             let target = Target::parse(target.as_bytes()).unwrap();
             let found = table.find(None, &Method::GET, target).map(|found| found.map(|found| found.route.as_str()));

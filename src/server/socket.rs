@@ -70,7 +70,8 @@ impl Listening {
         }
     }
 
-    /// The next connection, and the address of its other end: on a Unix socket it has none.
+    /// The next connection, and the address of its other end: on a Unix socket it has none. An address of IPv4 is one, though the
+    /// socket be one of IPv6.
     ///
     /// # Errors
     /// What the system says.
@@ -80,7 +81,7 @@ impl Listening {
                 let (stream, peer) = listener.accept().await?;
                 // What fails here has been closed already, which reading finds out.
                 let _ = stream.set_nodelay(true);
-                Ok((Either::Left(stream), Some(peer)))
+                Ok((Either::Left(stream), Some(SocketAddr::new(peer.ip().to_canonical(), peer.port()))))
             }
             Self::Unix(listener, _) => Ok((Either::Right(listener.accept().await?.0), None)),
         }

@@ -286,7 +286,9 @@ fn routes_fit_the_schema() {
         let owner = format!("owner: User::\"{{{hole}}}\"");
         with("owner: User::\"{path.userId}\"", &owner, &["cannot say: whoever asks fills it in"]);
     }
-    for header in ["x-portcullis-user", "x_portcullis_user", "x-forwarded-for", "dpop", "te", "upgrade"] {
+    for header in
+        ["x-portcullis-user", "x_portcullis_user", "x-forwarded-for", "dpop", "te", "upgrade", "baggage", "expect"]
+    {
         let resource = format!("UserData::\"{{header.{header}}}\"");
         with("UserData::\"{path.userId}\"", &resource, &["is not forwarded"]);
     }

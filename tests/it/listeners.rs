@@ -102,6 +102,20 @@ async fn one_gate_listens_in_several_ways_and_a_peer_on_a_unix_socket_has_no_add
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_ipv4_is_one_on_a_socket_of_ipv6_too() {
+    let folder = tls::folder();
+    let path = folder.path();
+    let mut house = gate(path, "{ listen: '[::ffff:127.0.0.1]:0' }", "").await;
+    let port = tcp(&house.app.addresses()[1]).port();
+    let address = ([127, 0, 0, 1], port).into();
+    for (request, code) in [(good_call(path, &[]), "allowed"), (b"\n\r\n\r\n".into(), "framing_conflict")] {
+        wire::send(address, &request).await;
+        let record = house.record().await.unwrap();
+        assert_eq!((record.code, record.peer.as_deref(), record.via), (code, Some("127.0.0.1"), None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn peers_without_an_address_share_one_bucket_and_are_told_no_policy() {
     let folder = tls::folder();
     let path = folder.path();

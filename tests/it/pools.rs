@@ -241,6 +241,23 @@ async fn a_body_is_sent_again_whole_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_sent_again_is_as_long_as_it_was() {
+    let servers = servers(2).await;
+    servers[0].will(CLOSES);
+    let addresses = servers.iter().map(|it| format!("{{ address: '{}' }}", it.address)).collect::<Vec<_>>().join(", ");
+    let settings = format!("127.0.0.1:1', addresses: [{addresses}], ejection: {{ failures: 0 }}");
+    let text = format!("{}limits: {{ body_bytes_max: 1000 }}\n", ROUTES.replace("127.0.0.1:1'", &settings));
+    let mut house = House::build_for(&text, "http://orders.internal").await;
+    for (length, code) in [(600, "allowed"), (600, "allowed"), (1001, "body_too_large")] {
+        let fields = [bearer(), ("content-length".into(), length.to_string())];
+        let mut request = wire::request("PUT", "/users/user-1/data", &fields);
+        request.extend(vec![b'x'; length]);
+        assert_eq!(house.ask(&request).await.1.unwrap().code, code, "{length}");
+    }
+    assert!(servers[0].asked() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_fails_is_left_alone_and_operators_see_it() {
     let servers = servers(2).await;
     let settings = ", retries_max: 0, ejection: { failures: 2, duration_ms: 60000, statuses: [503] }";

@@ -276,9 +276,35 @@ async fn what_an_upstream_gets_in_http2_is_what_was_authorised() {
     let request = String::from_utf8(request).unwrap().replace("connection: close", "connection: Upgrade");
     let (answer, record) = house.ask(request.as_bytes()).await;
     assert_eq!((answer.status, record.unwrap().code), (400, "upgrade_unclear"));
+    // Of any other protocol nobody hears there, as elsewhere.
+    let request = String::from_utf8(wire::request("GET", "/users/user-1/data", &[bearer()])).unwrap();
+    let h2c = request.replace(
+        "connection: close",
+        "connection: close, Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk",
+    );
+    let (answer, record) = house.ask(h2c.as_bytes()).await;
+    assert_eq!((answer.status, record.unwrap().code), (200, "allowed"));
+    let head = asked.lock().unwrap().pop().unwrap();
+    assert!(!head.contains("upgrade") && !head.contains("http2-settings"), "{head}");
     let (answer, record) = house.ask(&wire::request("GET", "/users/user-2/data", &[bearer()])).await;
     assert_eq!((answer.status, record.unwrap().code), (403, "access_denied"));
     assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_for_one_hop_end_here_from_http2_to_http2() {
+    let (address, asked) = server(None).await;
+    let folder = tls::folder();
+    let house = gate(&format!("http://{address}"), ", http2: only", folder.path()).await;
+    let mut client = Client::to(house.app.address()).await;
+    let hop = ["proxy-authorization", "trailer", "http2-settings", "proxy-authenticate"];
+    let mut fields = vec![bearer(), ("te".into(), "trailers".into()), ("x-kept".into(), "a".into())];
+    fields.extend(hop.map(|name| (name.to_owned(), "a".to_owned())));
+    let request = crate::h2::request("GET", "/users/user-1/data", &fields).unwrap();
+    assert_eq!(client.ask(request).await.unwrap().unwrap().status, 200);
+    let head = asked.lock().unwrap().pop().unwrap();
+    assert!(hop.iter().all(|name| !head.contains(&format!("\"{name}\""))), "{head}");
+    assert!(head.contains(r#""te": "trailers""#) && head.contains("x-kept"), "{head}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
