@@ -1,12 +1,18 @@
 //! What a context may hold: members that somebody in the house supplies, each of the one type it has.
 
+use cedar_policy::{Context, EntityTypeName, EntityUid};
+
 use super::{
     Types,
     circumstances::Circumstances,
     consent::is_consent,
     schema::{Action, Attribute, Record, Type},
+    store,
     subject::is_delegation,
 };
+
+/// The members that may name other entities than the token's subject.
+const NAMING: [&str; 2] = ["token", "input"];
 
 /// The context that actions of one kind take.
 #[derive(Debug)]
@@ -14,6 +20,8 @@ pub(super) struct ContextPlan {
     pub(super) ty: Record,
     /// What the request adds to what the token says.
     pub(super) circumstances: Option<Circumstances>,
+    /// Those of its members that name entities, where something is written down of any.
+    naming: Vec<&'static str>,
 }
 
 /// What a route adds to the context.
@@ -39,7 +47,19 @@ impl ContextPlan {
                 _ => problems.extend(unsupplied(name, attribute, types, added)),
             }
         }
-        if problems.is_empty() { Ok(Self { ty: action.context.clone(), circumstances }) } else { Err(problems) }
+        let names = |members: &Record| members.values().any(|it| it.ty.names(&|_: &EntityTypeName| true));
+        let is_naming = |name: &&str| !types.store.is_empty() && record(&action.context, name).is_some_and(names);
+        let naming = NAMING.into_iter().filter(is_naming).collect();
+        if problems.is_empty() { Ok(Self { ty: action.context.clone(), circumstances, naming }) } else { Err(problems) }
+    }
+
+    /// The entities that a context of this kind names, beside the token's subject.
+    pub(super) fn named_in(&self, context: &Context) -> Vec<EntityUid> {
+        let mut named = Vec::new();
+        for value in self.naming.iter().filter_map(|name| context.get(name)) {
+            store::collect(&value, &mut named);
+        }
+        named
     }
 
     /// The type of a member that is a record, if the schema has it.
@@ -61,10 +81,12 @@ fn unsupplied(name: &str, attribute: &Attribute, types: &Types, added: Added) ->
     let of_that_type = |field: &str| format!("nothing supplies `context.{name}.{field}` of that type");
     let lacks = |needed: &str| format!("the schema requires `context.{name}`, and the route gives no `{needed}`");
     match (name, &attribute.ty) {
-        ("token", Type::Record(claims)) => {
-            let (claim, _) = claims.iter().find(|(_, it)| types.names_subject(&it.ty))?;
-            Some(format!("claim `{claim}` names agents or users, which only the token's subject does"))
-        }
+        ("token", Type::Record(claims)) => match claims.iter().find(|(_, it)| types.names_subject(&it.ty)) {
+            Some((claim, _)) => {
+                Some(format!("claim `{claim}` names agents or users, which only the token's subject does"))
+            }
+            None => unasked(name, claims, types),
+        },
         ("onBehalfOf", Type::Entity(user)) if types.user.as_ref() == Some(user) => None,
         ("onBehalfOf", _) => match &types.user {
             Some(user) => Some(format!("the schema's `context.onBehalfOf` is not of type `{user}`")),
@@ -79,10 +101,21 @@ fn unsupplied(name: &str, attribute: &Attribute, types: &Types, added: Added) ->
                 None => (attribute.required && !added.consent).then(|| lacks("purpose")),
             }
         }
-        ("input", Type::Record(_)) => (attribute.required && !added.input).then(|| lacks("input")),
+        ("input", Type::Record(members)) => match added.input {
+            true => unasked(name, members, types),
+            false => attribute.required.then(|| lacks("input")),
+        },
         ("token" | "delegation" | "request" | "consent" | "input", _) => {
             Some(format!("the schema's `context.{name}` is not a record"))
         }
         _ => Some(format!("nothing supplies `context.{name}`")),
     }
+}
+
+/// Why policies would see less of what `context.<name>` names than is known: no source is asked about it.
+fn unasked(name: &str, members: &Record, types: &Types) -> Option<String> {
+    let (member, _) = members.iter().find(|(_, it)| it.ty.names(&|kind: &EntityTypeName| types.has_source(kind)))?;
+    Some(format!(
+        "`context.{name}.{member}` names entities that have a source, which is asked about agents, users and resources alone"
+    ))
 }

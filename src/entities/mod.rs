@@ -2,6 +2,7 @@
 //! constructors under the schema's direction, never by parsing claims as Cedar.
 
 mod attribute;
+mod beside;
 mod circumstances;
 pub mod clients;
 pub mod consent;
@@ -24,14 +25,9 @@ pub mod template;
 mod types;
 pub mod value;
 
-use std::{
-    borrow::Cow,
-    collections::{HashMap, HashSet},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
-use cedar_policy::{Entities, Entity, EntityUid, Request};
+use cedar_policy::{Entities, EntityUid, Request};
 use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,7 +39,7 @@ use self::{
     hiding::Recording,
     plan::Requests,
     profile::{GroupsConfig, ProfileConfig},
-    sources::{Draft, SourceConfig, Sources},
+    sources::{SourceConfig, Sources},
     template::Filling,
 };
 pub use self::{
@@ -343,57 +339,15 @@ impl Mapping {
             let request = Request::new(principal.uid(), plan.action().clone(), resource.uid(), context.clone(), None);
             requests.push((*side, request.map_err(|_| missing("request"))?));
         }
-        let entities = self.together(known, [Some(&agent), user.as_ref()], resource, plan)?;
+        let named = kind.named_in(&context);
+        let entities = self.together(known, [Some(&agent), user.as_ref()], resource, named, plan)?;
         Ok(DecisionRequest { requests, entities, origins })
-    }
-
-    /// What policies may look at: agent and user, the resource, and what is written down of whatever these are in or name.
-    fn together(
-        &self,
-        known: &Entities,
-        subjects: [Option<&Cow<'_, Entity>>; 2],
-        resource: Entity,
-        plan: &RoutePlan,
-    ) -> Result<Entities, MappingError> {
-        let subjects = subjects.into_iter().flatten();
-        let wrong = |_| MappingError::ClaimMissing("entities".into());
-        // What is known of the token was put together with it.
-        let known = match subjects.clone().all(|subject| matches!(subject, Cow::Borrowed(_))) {
-            true => known.clone(),
-            false => {
-                Entities::from_entities(subjects.clone().map(|subject| (**subject).clone()), None).map_err(wrong)?
-            }
-        };
-        // Where the subject is the resource too, it is one entity; the route says nothing of it.
-        let resource =
-            Some(resource).filter(|resource| subjects.clone().all(|subject| subject.uid() != resource.uid()));
-        let mut others = self.types.store.reached_from(subjects.map(|subject| &**subject).chain(&resource))?;
-        others.extend(plan.action_groups().iter().cloned().chain(resource));
-        known.add_entities(others, None).map_err(wrong)
-    }
-
-    /// The agent or user, with what sources say of it now.
-    async fn complete<'s>(
-        &self,
-        subject: &Subject,
-        entity: &'s Entity,
-        side: Side,
-        sources: &Sources,
-        origins: &mut Vec<Origin>,
-    ) -> Result<Cow<'s, Entity>, MappingError> {
-        if !sources.knows(entity.uid().type_name()) {
-            return Ok(Cow::Borrowed(entity));
-        }
-        let (uid, attributes, parents) = entity.clone().into_inner();
-        let tags = if side == Side::Agent { self.types.profile.tags(subject.claims()) } else { HashMap::new() };
-        let mut draft = Draft { uid, attributes, parents, tags };
-        sources.fill(&mut draft, side.name(), &self.types.schema, origins).await?;
-        draft.finish(&self.types.schema).map(Cow::Owned)
     }
 }
 
 #[cfg(all(test, feature = "doors"))]
 mod tests {
+    use cedar_policy::Entity;
     use http::{HeaderMap, Method, header};
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};

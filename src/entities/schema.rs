@@ -29,6 +29,16 @@ impl Type {
     pub fn is_set_of_text(&self) -> bool {
         matches!(self, Self::Set(element) if **element == Self::String)
     }
+
+    /// Whether a value of it may name an entity of a type that is `meant`.
+    pub fn names(&self, meant: &impl Fn(&EntityTypeName) -> bool) -> bool {
+        match self {
+            Self::Entity(kind) => meant(kind),
+            Self::Set(element) => element.names(meant),
+            Self::Record(record) => record.values().any(|attribute| attribute.ty.names(meant)),
+            Self::String | Self::Long | Self::Bool | Self::Extension(_) => false,
+        }
+    }
 }
 
 /// Cedar's extension types.

@@ -92,21 +92,22 @@ impl Store {
         draft.parents.extend(parents);
     }
 
-    /// What is written down of everything that `entities` are in or name, and so on, without themselves.
+    /// What is written down of everything that is `named`, or that `entities` are in or name, and so on, without themselves.
     ///
     /// # Errors
     /// `EntitiesTooMany`.
     pub(super) fn reached_from<'e>(
         &self,
         entities: impl Iterator<Item = &'e Entity> + Clone,
+        named: Vec<EntityUid>,
     ) -> Result<Vec<Entity>, MappingError> {
         if self.is_empty() {
             return Ok(Vec::new());
         }
         let mut seen: HashSet<_> = entities.clone().map(Entity::uid).collect();
         let within = |uid: &EntityUid| self.entities.ancestors(uid).into_iter().flatten().cloned().collect::<Vec<_>>();
-        let mut next: VecDeque<_> =
-            entities.flat_map(|entity| [named_by(entity), parents(entity), within(&entity.uid())].concat()).collect();
+        let mut next = VecDeque::from(named);
+        next.extend(entities.flat_map(|entity| [named_by(entity), parents(entity), within(&entity.uid())].concat()));
         let mut reached = Vec::new();
         while let Some(uid) = next.pop_front() {
             if !seen.insert(uid.clone()) {
@@ -199,7 +200,8 @@ fn named_by(entity: &Entity) -> Vec<EntityUid> {
     named
 }
 
-fn collect(value: &EvalResult, named: &mut Vec<EntityUid>) {
+/// Adds the entities that a value names to those that are `named`.
+pub(super) fn collect(value: &EvalResult, named: &mut Vec<EntityUid>) {
     match value {
         EvalResult::EntityUid(uid) => named.push(uid.clone()),
         EvalResult::Set(items) => items.iter().for_each(|item| collect(item, named)),

@@ -115,12 +115,7 @@ impl Types {
 
     /// Whether a claim of this type would name an agent or a user: an issuer could name those of another.
     pub(super) fn names_subject(&self, ty: &Type) -> bool {
-        match ty {
-            Type::Entity(name) => self.subjects().any(|subject| subject == name),
-            Type::Set(element) => self.names_subject(element),
-            Type::Record(record) => record.values().any(|attribute| self.names_subject(&attribute.ty)),
-            Type::String | Type::Long | Type::Bool | Type::Extension(_) => false,
-        }
+        ty.names(&|kind: &EntityTypeName| self.subjects().any(|subject| subject == kind))
     }
 }
 

@@ -163,6 +163,34 @@ fn entities_that_are_written_down_must_fit_the_schema() {
 }
 
 #[test]
+fn what_the_context_names_may_have_no_source() {
+    let problems = |from: &str, to: &str, route: &str| {
+        let schema = house::repository("policies/schema.cedarschema");
+        assert!(schema.contains(from), "{from}");
+        let policies = house::repository("policies/users.cedar");
+        let schema = schema.replace(from, to);
+        let files = [("policies/schema.cedarschema", schema.as_str()), ("policies/users.cedar", policies.as_str())];
+        let sources =
+            "entities: { sources: [{ type: UserData, lookup: { http: { url: 'https://a.example/{id}' } } }] }";
+        let config = format!("{}{route}", MINIMAL.replace("routes:", &format!("{sources}\nroutes:")));
+        let loaded = config::parse("config.yaml".into(), config, Files::memory(files));
+        let compiled = loaded.and_then(|loaded| loaded.compile());
+        compiled.map(|_| String::new()).unwrap_or_else(|problems| problems.to_string())
+    };
+    let input = "    input: { about: 'UserData::\"{path.userId}\"' }\n";
+    let (claim, claims) = ("  callerApp: String,\n};", "  callerApp: String,\n  about?: Set<UserData>,\n};");
+    let (token, with_input) = ("    token: Token,\n", "    token: Token,\n    input?: { about: UserData },\n");
+    assert_eq!(problems(claim, claim, ""), "");
+    assert_eq!(problems(token, with_input, ""), "");
+    for (shown, problem) in [
+        (problems(claim, claims, ""), "`context.token.about` names entities that have a source"),
+        (problems(token, with_input, input), "`context.input.about` names entities that have a source"),
+    ] {
+        assert!(shown.contains(problem), "{problem} is not in {shown}");
+    }
+}
+
+#[test]
 fn what_is_said_of_clients_must_fit_issuers_and_schema() {
     let clients = |entry: &str| problems_of(&MINIMAL.replace("routes:", &format!("clients: [{entry}]\nroutes:")));
     assert_eq!(clients("{ client_id: a, caller_apps: [b], scopes: [c/d] }"), "");
