@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use cedar_policy::{Entities, Entity, EntityUid, EvalResult};
+use cedar_policy::{Entities, Entity, EntityTypeName, EntityUid, EvalResult};
 use serde_json::Value;
 
 use super::{
@@ -30,7 +30,7 @@ const REACHED_MAX: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct Store {
     entities: Entities,
-    /// The entities that another's attributes name.
+    /// The entities that another's attributes and tags name.
     named: HashMap<EntityUid, Vec<EntityUid>>,
     /// What records call it.
     name: Arc<str>,
@@ -38,15 +38,20 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Reads files of entities.
+    /// Reads files of entities; `agent` is the type of agents.
     ///
     /// # Errors
     /// Every [`Problem`] they have.
-    pub(super) fn compile(paths: &[Spanned<PathBuf>], files: &Files, types: &SchemaTypes) -> Result<Self, Problems> {
+    pub(super) fn compile(
+        paths: &[Spanned<PathBuf>],
+        files: &Files,
+        types: &SchemaTypes,
+        agent: Option<&EntityTypeName>,
+    ) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let (mut all, mut seen) = (Vec::new(), HashSet::new());
         for path in paths {
-            for entity in problems.keep(read(path, files, types)).unwrap_or_default() {
+            for entity in problems.keep(read(path, files, types, agent)).unwrap_or_default() {
                 if seen.insert(entity.uid()) {
                     all.push(entity);
                 } else {
@@ -54,7 +59,7 @@ impl Store {
                 }
             }
         }
-        let named = all.iter().map(|entity| (entity.uid(), named_by(entity))).collect();
+        let named = all.iter().map(|entity| (entity.uid(), named_by(entity.attrs().chain(entity.tags())))).collect();
         let entities = Entities::from_entities(all, None).map_err(|error| Problem::new(causes(&error)));
         let entities = problems.keep(entities);
         problems.into_result(entities.map(|entities| Self {
@@ -107,7 +112,9 @@ impl Store {
         let mut seen: HashSet<_> = entities.clone().map(Entity::uid).collect();
         let within = |uid: &EntityUid| self.entities.ancestors(uid).into_iter().flatten().cloned().collect::<Vec<_>>();
         let mut next = VecDeque::from(named);
-        next.extend(entities.flat_map(|entity| [named_by(entity), parents(entity), within(&entity.uid())].concat()));
+        // Of these the agent alone may have tags, and they are text.
+        let direct = |entity: &Entity| [named_by(entity.attrs()), parents(entity), within(&entity.uid())].concat();
+        next.extend(entities.flat_map(direct));
         let mut reached = Vec::new();
         while let Some(uid) = next.pop_front() {
             if !seen.insert(uid.clone()) {
@@ -125,7 +132,12 @@ impl Store {
     }
 }
 
-fn read(path: &Spanned<PathBuf>, files: &Files, types: &SchemaTypes) -> Result<Vec<Entity>, Problems> {
+fn read(
+    path: &Spanned<PathBuf>,
+    files: &Files,
+    types: &SchemaTypes,
+    agent: Option<&EntityTypeName>,
+) -> Result<Vec<Entity>, Problems> {
     let shown = path.value.display();
     let text = files.read(&path.value).map_err(|error| Problem::unreadable(path, &error))?;
     let Ok(Value::Array(items)) = json::parse(text.as_bytes()) else {
@@ -136,7 +148,7 @@ fn read(path: &Spanned<PathBuf>, files: &Files, types: &SchemaTypes) -> Result<V
     let mut entities = Vec::with_capacity(items.len());
     for (index, item) in items.into_iter().enumerate() {
         let parsed = Entity::from_json_value(item, None).map_err(|error| causes(&error));
-        match parsed.and_then(|entity| check(&entity, types).map(|()| entity)) {
+        match parsed.and_then(|entity| check(&entity, types, agent).map(|()| entity)) {
             Ok(entity) => entities.push(entity),
             Err(reason) => problems.push(Problem::at(path, format!("entity {index} of `{shown}`: {reason}"))),
         }
@@ -145,7 +157,7 @@ fn read(path: &Spanned<PathBuf>, files: &Files, types: &SchemaTypes) -> Result<V
 }
 
 /// What the schema does not know, or has otherwise, would be there for no policy or make it err.
-fn check(entity: &Entity, types: &SchemaTypes) -> Result<(), String> {
+fn check(entity: &Entity, types: &SchemaTypes, agent: Option<&EntityTypeName>) -> Result<(), String> {
     let uid = entity.uid();
     let shape =
         types.entity(uid.type_name()).ok_or_else(|| format!("the schema has no entity type `{}`", uid.type_name()))?;
@@ -154,6 +166,17 @@ fn check(entity: &Entity, types: &SchemaTypes) -> Result<(), String> {
             shape.get(name).ok_or_else(|| format!("the schema gives `{}` no attribute `{name}`", uid.type_name()))?;
         if !value.is_ok_and(|value| fits(&value, &known.ty)) {
             return Err(format!("`{name}` of `{uid}` is of another type in the schema"));
+        }
+    }
+    for (name, value) in entity.tags() {
+        let kind = uid.type_name();
+        let known = types.tags(kind).ok_or_else(|| format!("the schema gives `{kind}` no tags"))?;
+        // INVARIANT: what the token claims is for nobody else to add to.
+        if agent == Some(kind) {
+            return Err(format!("tags of a `{kind}` are its token's claims"));
+        }
+        if !value.is_ok_and(|value| fits(&value, known)) {
+            return Err(format!("tag `{name}` of `{uid}` is of another type in the schema"));
         }
     }
     let (_, _, parents) = entity.clone().into_inner();
@@ -189,10 +212,10 @@ fn parents(entity: &Entity) -> Vec<EntityUid> {
     entity.clone().into_inner().2.into_iter().collect()
 }
 
-/// The entities that an entity's attributes name.
-fn named_by(entity: &Entity) -> Vec<EntityUid> {
+/// The entities that attributes or tags name.
+fn named_by<'e, E>(values: impl Iterator<Item = (&'e str, Result<EvalResult, E>)>) -> Vec<EntityUid> {
     let mut named = Vec::new();
-    for (_, value) in entity.attrs() {
+    for (_, value) in values {
         if let Ok(value) = value {
             collect(&value, &mut named);
         }

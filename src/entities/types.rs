@@ -57,7 +57,7 @@ impl Types {
             problems.push(problem.fix("declare two entity types"));
         }
         let principals = config.principals.clone();
-        let store = problems.keep(Store::compile(&config.files, files, &schema)).map(Arc::new);
+        let store = problems.keep(Store::compile(&config.files, files, &schema, agent.as_ref())).map(Arc::new);
         let sources = config.sources.iter().filter_map(|it| problems.keep(it.compile(&schema, files))).collect();
         let consents = problems.keep(consents.compile(files));
         let profile = agent.as_ref().and_then(|agent| {

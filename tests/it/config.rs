@@ -163,6 +163,38 @@ fn entities_that_are_written_down_must_fit_the_schema() {
 }
 
 #[test]
+fn tags_that_are_written_down_must_fit_the_schema() {
+    let entity = |kind: &str, tags: &str| {
+        let schema = house::repository("policies/schema.cedarschema");
+        let schema = schema.replace("entity Agent;", "entity Agent tags String;\nentity Team tags String;");
+        let text = format!(
+            r#"[{{ "uid": {{ "type": "{kind}", "id": "a" }}, "attrs": {{}}, "parents": [], "tags": {tags} }}]"#
+        );
+        let policies = house::repository("policies/users.cedar");
+        let files = [
+            ("policies/schema.cedarschema", schema.as_str()),
+            ("policies/users.cedar", policies.as_str()),
+            ("e.json", text.as_str()),
+        ];
+        let entities = "entities: { profile: agentcore, agent: Agent, user: User, files: [e.json] }";
+        let config = MINIMAL.replace("routes:", &format!("{entities}\nroutes:"));
+        let loaded = config::parse("config.yaml".into(), config, Files::memory(files));
+        let compiled = loaded.and_then(|loaded| loaded.compile());
+        compiled.map(|_| String::new()).unwrap_or_else(|problems| problems.to_string())
+    };
+    assert_eq!(entity("Team", r#"{ "level": "3" }"#), "");
+    assert_eq!(entity("Agent", "{}"), "");
+    for (kind, tags, problem) in [
+        ("Team", r#"{ "level": 3 }"#, "tag `level` of `Team::\"a\"` is of another type"),
+        ("User", r#"{ "level": "3" }"#, "the schema gives `User` no tags"),
+        ("Agent", r#"{ "suspended": "true" }"#, "tags of a `Agent` are its token's claims"),
+    ] {
+        let shown = entity(kind, tags);
+        assert!(shown.contains(problem), "{problem} is not in {shown}");
+    }
+}
+
+#[test]
 fn what_the_context_names_may_have_no_source() {
     let problems = |from: &str, to: &str, route: &str| {
         let schema = house::repository("policies/schema.cedarschema");
