@@ -228,6 +228,8 @@ async fn a_server_that_fails_is_no_answer() {
         (Mood::Answers(200, "application/json", text("\"user-1\"")), (503, "source_unavailable")),
         (Mood::Answers(200, "application/json", twice), (503, "source_unavailable")),
         (Mood::Says(json!([{ "owner": "user-1" }, { "owner": "user-1" }])), (503, "source_unavailable")),
+        (Mood::Says(json!(["maintenance"])), (503, "source_unavailable")),
+        (Mood::Says(json!([null])), (503, "source_unavailable")),
         (Mood::Says(large), (503, "source_unavailable")),
         (Mood::Redirects, (503, "source_unavailable")),
     ];
@@ -240,7 +242,7 @@ async fn a_server_that_fails_is_no_answer() {
     }
     let metrics = house.operators("/metrics").await.body;
     let failed =
-        format!("portcullis_lookups_total{{outcome=\"failed\",source=\"http {}\"}} 10", directory.server.address());
+        format!("portcullis_lookups_total{{outcome=\"failed\",source=\"http {}\"}} 12", directory.server.address());
     assert!(metrics.contains(&failed), "{metrics}");
 }
 

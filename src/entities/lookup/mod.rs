@@ -380,6 +380,10 @@ fn items(body: &[u8], at: &str) -> Result<Vec<Value>, Failure> {
     let document = document.map_err(|error| Failure::of_key(format!("the answer is not JSON: {error}")))?;
     match document.pointer(at) {
         Some(object @ Value::Object(_)) => Ok(vec![object.clone()]),
+        // One that is none says nothing of what it stands for: it is not taken for an object in which nothing is said.
+        Some(Value::Array(items)) if !items.iter().all(Value::is_object) => {
+            Err(Failure::of_key("the answer holds an array of what are no objects"))
+        }
         Some(Value::Array(items)) => bounded(items.clone()),
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(_) => Err(Failure::of_key("the answer holds neither an object nor an array")),
