@@ -86,7 +86,10 @@ impl TryFrom<Value> for Expiry {
     fn try_from(value: Value) -> Result<Self, Self::Error> {
         let moment = match &value {
             Value::String(text) => Timestamp::parse_rfc3339(text),
-            Value::Number(seconds) => seconds.as_u64().map(Timestamp::from_seconds),
+            // Beyond the calendar these are no seconds but, for one, milliseconds: that would hardly ever end.
+            Value::Number(seconds) => {
+                seconds.as_u64().map(Timestamp::from_seconds).filter(|moment| *moment <= Timestamp::MAX)
+            }
             _ => None,
         };
         moment.map(Self).ok_or("neither a moment (RFC 3339) nor seconds since 1970")
@@ -357,9 +360,13 @@ mod tests {
             less.as_object_mut().unwrap().remove(name);
             assert!(Consent::read(less).is_err(), "without {name}");
         }
-        for (name, value) in
-            [("actions", json!("read")), ("expires", json!("soon")), ("expires", json!(-1)), ("user", json!(1))]
-        {
+        for (name, value) in [
+            ("actions", json!("read")),
+            ("expires", json!("soon")),
+            ("expires", json!(-1)),
+            ("expires", json!(1_798_761_600_000_u64)),
+            ("user", json!(1)),
+        ] {
             let mut other = whole.clone();
             other[name] = value;
             assert!(Consent::read(other).is_err(), "{name}");
