@@ -220,8 +220,9 @@ impl Visit {
         if under_way > snapshot.limits.requests_max {
             return Err(Refusal::Overloaded);
         }
-        // Each request under way has one record to come.
-        if snapshot.records.required && !self.gate.sink.has_room(under_way) {
+        // Each request under way has one record to come, and so has each that candidate policies are still asked about.
+        let to_come = || under_way.saturating_add(self.gate.shadow.waiting());
+        if snapshot.records.required && !self.gate.sink.has_room(to_come()) {
             return Err(Refusal::Unrecorded);
         }
         let from = head.peer.map(|peer| peer.ip());

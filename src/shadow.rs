@@ -6,6 +6,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -33,6 +34,24 @@ struct Asked {
     candidate: Arc<Candidate>,
     question: DecisionRequest,
     record: Box<Record>,
+    /// Until the record is written.
+    waits: Waits,
+}
+
+/// A record that is still to come, counted.
+struct Waits(Arc<AtomicUsize>);
+
+impl Waits {
+    fn among(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting.clone())
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Where decisions are asked about again.
@@ -40,6 +59,7 @@ pub struct Shadow {
     sink: Arc<dyn Sink>,
     metrics: Arc<Metrics>,
     worker: Mutex<Worker>,
+    waiting: Arc<AtomicUsize>,
 }
 
 enum Worker {
@@ -57,13 +77,18 @@ impl std::fmt::Debug for Shadow {
 
 impl Shadow {
     /// Writes records to `sink`.
-    pub const fn new(sink: Arc<dyn Sink>, metrics: Arc<Metrics>) -> Self {
-        Self { sink, metrics, worker: Mutex::new(Worker::Idle) }
+    pub fn new(sink: Arc<dyn Sink>, metrics: Arc<Metrics>) -> Self {
+        Self { sink, metrics, worker: Mutex::new(Worker::Idle), waiting: Arc::default() }
+    }
+
+    /// Records that are not written yet: where they go there must be room for them too.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Writes `record`, once `candidate` was asked the same `question`; or at once where that would take too long.
     pub fn ask(&self, candidate: Arc<Candidate>, question: DecisionRequest, record: Record) {
-        let asked = Asked { candidate, question, record: Box::new(record) };
+        let asked = Asked { candidate, question, record: Box::new(record), waits: Waits::among(&self.waiting) };
         if let Err(mut asked) = self.queue(asked) {
             self.metrics.count_shadow(ShadowOutcome::Skipped);
             asked.record.shadow = Some(skipped(&asked.candidate));
@@ -100,7 +125,7 @@ impl Shadow {
 
 fn work(queue: &Receiver<Asked>, sink: &dyn Sink, metrics: &Metrics) {
     let mut rate = Rate { began: Instant::now(), done: 0 };
-    while let Ok(Asked { candidate, question, mut record }) = queue.recv() {
+    while let Ok(Asked { candidate, question, mut record, waits }) = queue.recv() {
         let decided = rate.admits(candidate.per_second_max).then(|| {
             // A fault inside Cedar must not take the records with it that wait.
             std::panic::catch_unwind(AssertUnwindSafe(|| candidate.policies.decide(&question))).ok()
@@ -109,6 +134,7 @@ fn work(queue: &Receiver<Asked>, sink: &dyn Sink, metrics: &Metrics) {
         metrics.count_shadow(compared.outcome);
         record.shadow = (compared.outcome != ShadowOutcome::Same).then_some(compared);
         sink.write(&record);
+        drop(waits);
     }
 }
 
@@ -150,5 +176,75 @@ impl Rate {
         }
         self.done = self.done.saturating_add(1);
         self.done <= per_second_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::PathBuf, sync::mpsc::Sender};
+
+    use super::*;
+    use crate::{
+        base::files::Files,
+        policy::{PolicyFiles, shadow::ShadowConfig},
+    };
+
+    /// Writes a record when it may, and says so.
+    struct Slow {
+        may: Mutex<Receiver<()>>,
+        wrote: Mutex<Sender<()>>,
+    }
+
+    impl Sink for Slow {
+        fn write(&self, _: &Record) {
+            self.may.lock().unwrap().recv().unwrap();
+            self.wrote.lock().unwrap().send(()).unwrap();
+        }
+
+        fn has_room(&self, _: usize) -> bool {
+            true
+        }
+    }
+
+    fn candidate() -> Arc<Candidate> {
+        let files = Files::memory([
+            (
+                "p/schema.cedarschema",
+                "entity User, Agent, Doc; action read appliesTo { principal: [Agent], resource: [Doc] };",
+            ),
+            ("p/a.cedar", "@id(\"a\") permit (principal, action, resource);"),
+            ("new/a.cedar", "@id(\"b\") permit (principal, action, resource);"),
+        ]);
+        let config: ShadowConfig = serde_saphyr::from_str("policies: new").unwrap();
+        let loaded = PolicyFiles::new(&files, &PathBuf::from("p")).load(&[], Some(&config)).unwrap();
+        Arc::new(loaded.candidate.unwrap())
+    }
+
+    #[test]
+    fn a_record_counts_as_one_to_come_until_it_is_written() {
+        let (let_write, may) = std::sync::mpsc::channel();
+        let (wrote, written) = std::sync::mpsc::channel();
+        let sink = Arc::new(Slow { may: Mutex::new(may), wrote: Mutex::new(wrote) });
+        let shadow = Shadow::new(sink, Arc::new(Metrics::new().unwrap()));
+        let candidate = candidate();
+        for _ in 0..3 {
+            let question = DecisionRequest {
+                requests: Vec::new(),
+                entities: cedar_policy::Entities::empty(),
+                origins: Vec::new(),
+            };
+            shadow.ask(candidate.clone(), question, Record::default());
+        }
+        assert_eq!(shadow.waiting(), 3, "none is written");
+        let_write.send(()).unwrap();
+        written.recv().unwrap();
+        // The next is not written before it may be, so that no more than one goes.
+        while shadow.waiting() == 3 {
+            std::thread::yield_now();
+        }
+        assert_eq!(shadow.waiting(), 2);
+        (0..2).for_each(|_| let_write.send(()).unwrap());
+        shadow.close();
+        assert_eq!(shadow.waiting(), 0);
     }
 }
