@@ -7,7 +7,7 @@ use std::ops::Range;
 /// Brackets open at once, or `if`s in one statement.
 pub(super) const NESTING_MAX: usize = 100;
 
-/// Operators and member accesses in one statement.
+/// Operators, accesses and conditions in one statement: Cedar makes one chain of its `when` and `unless` too.
 pub(super) const OPERATORS_MAX: usize = 400;
 
 /// Where `text` nests deeper than [`NESTING_MAX`] or has more than [`OPERATORS_MAX`] operators in a statement, if it does. `angles` says whether `<` opens a bracket, as it does in
@@ -20,10 +20,12 @@ pub(super) fn too_deep(text: &str, angles: bool) -> Option<Range<usize>> {
     while let Some((at, c)) = rest.next() {
         if c.is_alphanumeric() || c == '_' {
             word_start.get_or_insert(at);
+            before = c;
             continue;
         }
         let word = word_start.take().and_then(|start| text.get(start..at));
         conditionals = conditionals.saturating_add(usize::from(word == Some("if")));
+        operators = operators.saturating_add(usize::from(matches!(word, Some("when" | "unless"))));
         match c {
             '(' | '[' | '{' => brackets = brackets.saturating_add(1),
             '<' if angles => brackets = brackets.saturating_add(1),
@@ -37,7 +39,8 @@ pub(super) fn too_deep(text: &str, angles: bool) -> Option<Range<usize>> {
             _ => {}
         }
         // `&&` and `||` count once.
-        if matches!(c, '.' | '+' | '-' | '*' | '=' | '!' | '<' | '&' | '|') && !(c == before && matches!(c, '&' | '|'))
+        if matches!(c, '.' | '[' | '+' | '-' | '*' | '=' | '!' | '<' | '&' | '|')
+            && !(c == before && matches!(c, '&' | '|'))
         {
             operators = operators.saturating_add(1);
         }
@@ -74,6 +77,10 @@ mod tests {
         assert!(too_deep(&format!("a{}", ".a".repeat(OPERATORS_MAX)), false).is_none());
         assert!(too_deep(&format!("a{}", ".a".repeat(OPERATORS_MAX + 1)), false).is_some());
         assert!(too_deep(&format!("a{}", " && a".repeat(OPERATORS_MAX)), false).is_none());
+        for long in ["&&a", "||a", "[\"a\"]", "when{a}", " unless {a}"] {
+            assert!(too_deep(&format!("a {};", long.repeat(OPERATORS_MAX)), false).is_none(), "{long}");
+            assert!(too_deep(&format!("a {};", long.repeat(OPERATORS_MAX + 1)), false).is_some(), "{long}");
+        }
         assert!(too_deep(&"a.b;".repeat(OPERATORS_MAX + 1), false).is_none());
         assert!(too_deep(&deep("()"), false).is_none());
         assert!(too_deep(&deep("if a then b else c;"), false).is_none());
