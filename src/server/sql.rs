@@ -144,9 +144,9 @@ fn read<R: sqlx::Row>(row: &R, value: fn(&R, usize) -> Result<Value, String>) ->
     let mut values = Row::new();
     for column in row.columns() {
         let name = column.name();
-        let value = value(row, column.ordinal()).map_err(|kind| {
-            QueryError::Failed(format!("column `{name}` is {kind}: cast it to text in the statement"))
-        })?;
+        // In SQLite the type is the value's, and what cannot be decoded is one row's anywhere.
+        let value = value(row, column.ordinal())
+            .map_err(|kind| QueryError::Data(format!("column `{name}` is {kind}: cast it to text in the statement")))?;
         if values.insert(name.to_owned(), value).is_some() {
             return Err(QueryError::Failed(format!("two columns are called `{name}`")));
         }

@@ -625,6 +625,12 @@ async fn what_a_sqlite_file_says_decides_and_that_it_is_gone_does_not() {
         let mut house = gate(&folder, &sql("sqlite: docs.db", statement, "")).await;
         assert_eq!(code(&mut house, "a").await, wanted, "{statement}");
     }
+    // A value of a type that is not read says nothing of other rows.
+    let keep = "failures_max: 1, pause_s: 60";
+    let one_failure = sql("sqlite: docs.db", "SELECT owner, public, price AS size FROM docs WHERE id = $1", keep);
+    let mut house = gate(&folder, &one_failure.replace("failures_max: 1000, ", "")).await;
+    assert_eq!(code(&mut house, "a").await, "source_unavailable");
+    assert_eq!(code(&mut house, "b").await, "allowed");
     std::fs::write(&file, "this is no database").unwrap();
     let mut house = gate(&folder, &sql("sqlite: docs.db", statement, "")).await;
     assert_eq!(code(&mut house, "a").await, "source_unavailable");
