@@ -300,8 +300,12 @@ async fn a_server_that_fails_again_and_again_is_left_alone_for_a_while() {
     assert_eq!(directory.questions(), 3);
     let paused = format!("portcullis_lookups_paused{{source=\"http {}\"}}", directory.server.address());
     assert!(house.operators("/metrics").await.body.contains(&format!("{paused} 1")));
-    directory.become_(Mood::Says(json!({ "owner": "user-1" })));
+    // That it answers ends the pause, though there is nothing for the one id it is asked about.
+    directory.become_(Mood::Answers(400, "text/plain", String::new()));
     tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(code(&mut house, "odd").await, "source_unavailable");
+    assert_eq!(directory.questions(), 4);
+    directory.become_(Mood::Says(json!({ "owner": "user-1" })));
     assert_eq!(code(&mut house, "e").await, "allowed");
     assert_eq!(code(&mut house, "f").await, "allowed");
     assert!(house.operators("/metrics").await.body.contains(&format!("{paused} 0")));

@@ -56,6 +56,12 @@ impl Breaker {
         }
     }
 
+    /// Notes that the source answered, though with nothing for the one key that it was asked about: it may be asked, and is
+    /// left alone again if it fails next.
+    pub(super) fn note_reached(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).open_until = None;
+    }
+
     /// Whether the source is left alone.
     pub(super) fn is_open(&self) -> bool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).open_until.is_some()
@@ -86,5 +92,19 @@ mod tests {
         assert!(breaker.admits());
         breaker.note(true);
         assert!(breaker.admits() && breaker.admits() && !breaker.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_fails_for_its_key_closes_it_and_forgives_nothing() {
+        let breaker = Breaker::new(2, Duration::from_secs(5));
+        for _ in 0..2 {
+            breaker.note(false);
+        }
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(breaker.admits() && !breaker.admits());
+        breaker.note_reached();
+        assert!(breaker.admits() && breaker.admits() && !breaker.is_open());
+        breaker.note(false);
+        assert!(breaker.is_open());
     }
 }

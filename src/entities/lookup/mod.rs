@@ -268,9 +268,9 @@ impl<K: Keeps> Lookup<K> {
             Ok(rows) => rows.and_then(|rows| self.keep(rows)),
             Err(_) => Err(Failure { error: LookupError::TimedOut, ..Failure::of_source("no answer in time") }),
         };
-        // What depends on the key says nothing of the source: whoever chooses keys could have it left alone.
+        // What depends on the key says of the source that it answers: whoever chooses keys could have it left alone.
         match &outcome {
-            Err(Failure { of_source: false, .. }) => {}
+            Err(Failure { of_source: false, .. }) => self.breaker.note_reached(),
             outcome => self.breaker.note(outcome.is_ok()),
         }
         let count = if outcome.is_ok() { &self.answered } else { &self.failed };
