@@ -2,6 +2,7 @@
 //! within a time, and not again and again while the source fails. That a source fails is never taken for an answer.
 
 mod breaker;
+mod failure;
 pub(crate) mod pick;
 pub(crate) mod plan;
 
@@ -22,6 +23,7 @@ use tokio::{
 
 use self::{
     breaker::Breaker,
+    failure::{Failure, is_of_source},
     plan::{LookupPlan, Whom},
 };
 use super::MappingError;
@@ -227,15 +229,17 @@ impl<K: Keeps> Lookup<K> {
             return Ok(answer);
         }
         self.misses.fetch_add(1, Ordering::Relaxed);
-        // One asks about a key; the others wait for what it hears.
+        // One asks about a key; the others wait for what it hears, but no longer than they would for a place and an answer.
+        let (arrived, patience) = (Instant::now(), self.plan.keep.timeout.saturating_mul(2));
         let asked = self.known.entry(name).and_try_compute_with(|entry| async {
             let before = entry.map(moka::Entry::into_value);
             match before.as_ref().is_some_and(|known| self.fresh(known).is_some() || known.failed_lately()) {
                 true => Ok(Op::Nop),
-                false => self.learn(before, keys).await.map(Op::Put),
+                false => self.learn(before, keys, arrived).await.map(Op::Put),
             }
         });
-        let known = asked.await?.into_entry().map(moka::Entry::into_value).ok_or(LookupError::Unavailable)?;
+        let known = timeout(patience, asked).await.map_err(|_| LookupError::Unavailable)??;
+        let known = known.into_entry().map(moka::Entry::into_value).ok_or(LookupError::Unavailable)?;
         match (self.fresh(&known), known.failed) {
             (Some(answer), _) => Ok(answer),
             (None, Some((_, error))) => self.stale(&known).ok_or(error),
@@ -247,12 +251,18 @@ impl<K: Keeps> Lookup<K> {
     ///
     /// # Errors
     /// Where there was no time to ask it: that says nothing of the source.
-    async fn learn(&self, before: Option<Known<K::Kept>>, keys: &[&str]) -> Result<Known<K::Kept>, LookupError> {
+    async fn learn(
+        &self,
+        before: Option<Known<K::Kept>>,
+        keys: &[&str],
+        arrived: Instant,
+    ) -> Result<Known<K::Kept>, LookupError> {
         // Who asks about strange keys does not hold up those who ask about known ones.
         let [strange, familiar] = &self.places;
         let (good, bytes) = before.map_or((None, 0), |before| (before.good, before.bytes));
         let places = if good.is_some() { familiar } else { strange };
-        let place = timeout(self.plan.keep.timeout, places.acquire()).await;
+        let left = self.plan.keep.timeout.saturating_sub(arrived.elapsed());
+        let place = timeout(left, places.acquire()).await;
         let Ok(Ok(_place)) = place else { return Err(LookupError::Unavailable) };
         Ok(match self.put(keys).await {
             Ok((kept, bytes)) => Known { good: Some((Arc::new(kept), Instant::now())), bytes, failed: None },
@@ -338,32 +348,6 @@ impl<K: Keeps> Lookup<K> {
     }
 }
 
-/// Why a question failed.
-struct Failure {
-    error: LookupError,
-    why: String,
-    /// Whether it would have failed for any key.
-    of_source: bool,
-}
-
-impl Failure {
-    fn of_source(why: impl Into<String>) -> Self {
-        Self { error: LookupError::Unavailable, why: why.into(), of_source: true }
-    }
-
-    fn of_key(why: impl Into<String>) -> Self {
-        Self { of_source: false, ..Self::of_source(why) }
-    }
-}
-
-const fn is_of_source(error: &FetchError) -> bool {
-    match error {
-        FetchError::Unreachable(_) | FetchError::TimedOut(_) => true,
-        FetchError::Status(status) => matches!(status, 401 | 403 | 429 | 500..),
-        FetchError::Redirect | FetchError::TooLarge(_) | FetchError::NotJson => false,
-    }
-}
-
 impl<T> Known<T> {
     fn answer(&self) -> Option<Answer<T>> {
         self.good.as_ref().map(|(kept, at)| Answer { kept: kept.clone(), age: at.elapsed() })
@@ -392,4 +376,57 @@ fn items(body: &[u8], at: &str) -> Result<Vec<Value>, Failure> {
 
 fn bounded(rows: Vec<Value>) -> Result<Vec<Value>, Failure> {
     if rows.len() > ROWS_MAX { Err(Failure::of_key(format!("more than {ROWS_MAX} rows"))) } else { Ok(rows) }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::{plan::LookupConfig, *};
+    use crate::base::{clock::SystemClock, fetch::Document, files::Files};
+
+    /// Never answers.
+    struct Silence;
+
+    #[async_trait]
+    impl Fetch for Silence {
+        async fn fetch(&self, _: Ask<'_>) -> Result<Document, FetchError> {
+            std::future::pending().await
+        }
+    }
+
+    /// Keeps how many rows there are.
+    struct Count;
+
+    impl Keeps for Count {
+        type Kept = usize;
+
+        fn keep(&self, rows: Vec<Value>) -> Result<(usize, usize), String> {
+            Ok((rows.len(), 0))
+        }
+
+        fn is_absent(_: &usize) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_ask_about_one_key_wait_for_a_place_at_the_same_time() {
+        let config = "http: { url: 'https://a.example/{id}', keep: { timeout_ms: 300, questions_max: 2 } }";
+        let config: LookupConfig = serde_saphyr::from_str(config).unwrap();
+        let plan = config.compile(&["id"], &Files::memory([])).unwrap();
+        let outside = Outside::without_databases(Arc::new(SystemClock), Arc::new(Silence), Files::memory([]));
+        let lookup = Lookup::start(plan, Count, &outside);
+        let taken = lookup.places[0].acquire_many(2).await.unwrap();
+        let began = Instant::now();
+        let ask = || async { lookup.ask(&["a"]).await.err() };
+        let refused = tokio::join!(ask(), ask(), ask(), ask());
+        let unavailable = Some(LookupError::Unavailable);
+        assert_eq!(refused, (unavailable, unavailable, unavailable, unavailable));
+        assert!(began.elapsed() < Duration::from_millis(400), "{:?}", began.elapsed());
+        drop(taken);
+        let began = Instant::now();
+        assert_eq!(ask().await, Some(LookupError::TimedOut));
+        assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+    }
 }
