@@ -11,13 +11,13 @@ use super::{
 use crate::base::origin::Origin;
 
 impl Mapping {
-    /// What policies may look at: agent and user, the resource, and what is written down of whatever these are in or name, and of
-    /// what the context names.
+    /// What policies may look at: agent and user, the resource where it is neither, and what is written down of whatever these are
+    /// in or name, and of what the context names.
     pub(super) fn together(
         &self,
         known: &Entities,
         subjects: [Option<&Cow<'_, Entity>>; 2],
-        resource: Entity,
+        resource: Option<Entity>,
         named: Vec<EntityUid>,
         plan: &RoutePlan,
     ) -> Result<Entities, MappingError> {
@@ -30,9 +30,6 @@ impl Mapping {
                 Entities::from_entities(subjects.clone().map(|subject| (**subject).clone()), None).map_err(wrong)?
             }
         };
-        // Where the subject is the resource too, it is one entity; the route says nothing of it.
-        let resource =
-            Some(resource).filter(|resource| subjects.clone().all(|subject| subject.uid() != resource.uid()));
         let mut others = self.types.store.reached_from(subjects.map(|subject| &**subject).chain(&resource), named)?;
         others.extend(plan.action_groups().iter().cloned().chain(resource));
         known.add_entities(others, None).map_err(wrong)

@@ -320,9 +320,16 @@ impl Mapping {
         let context = subject.context(plan.context, &kind.ty, added)?;
         let (schema, store) = (&self.types.schema, &self.types.store);
         let mut resource = plan.resource(filling, &mut origins)?;
-        store.fill(&mut resource, "resource", &mut origins);
-        sources.fill(&mut resource, "resource", schema, &mut origins).await?;
-        let resource = resource.finish(schema)?;
+        let about = resource.uid.clone();
+        // Who asks may be what is asked about: that is one entity, of which the token has the word.
+        let resource = match *subject.agent() == about || subject.user() == Some(&about) {
+            true => None,
+            false => {
+                store.fill(&mut resource, "resource", &mut origins);
+                sources.fill(&mut resource, "resource", schema, &mut origins).await?;
+                Some(resource.finish(schema)?)
+            }
+        };
         let known = subject.entities()?;
         let of = |uid| known.get(uid).ok_or_else(|| missing("entities"));
         let agent = self.complete(subject, of(subject.agent())?, Side::Agent, sources, &mut origins).await?;
@@ -336,7 +343,7 @@ impl Mapping {
                 Side::Agent => &*agent,
                 Side::User => user.as_deref().ok_or(MappingError::DelegationMissing)?,
             };
-            let request = Request::new(principal.uid(), plan.action().clone(), resource.uid(), context.clone(), None);
+            let request = Request::new(principal.uid(), plan.action().clone(), about.clone(), context.clone(), None);
             requests.push((*side, request.map_err(|_| missing("request"))?));
         }
         let named = kind.named_in(&context);
