@@ -8,6 +8,7 @@ use cedar_policy::{Effect, Entities, Policy, PolicySet, Request};
 use super::{
     Policies, PolicyNote,
     anatomy::{Anatomy, Finding, Shape, Truth, conclusion},
+    stores::OnError,
 };
 use crate::entities::{DecisionRequest, Side};
 
@@ -19,6 +20,8 @@ const PERMITS_TOLD_MAX: usize = 32;
 pub struct Explanation {
     /// For each principal.
     pub sides: Vec<Consulted>,
+    /// What becomes of a request when a policy errs.
+    pub on_error: OnError,
 }
 
 /// What the policies have to do with one principal's question.
@@ -102,7 +105,7 @@ impl Policies {
             policies.dedup_by(|a, b| a.note.id == b.note.id);
             Consulted { side: *side, policies }
         });
-        Explanation { sides: sides.collect() }
+        Explanation { sides: sides.collect(), on_error: self.on_error }
     }
 
     /// What would have allowed `question`, that no permit in scope applies to, to `side`. Looks at some permits alone, so
@@ -187,6 +190,8 @@ impl Explanation {
         let Some(consulted) = self.sides.iter().find(|it| it.side == side) else { return Vec::new() };
         let miss = |examined: &Examined, gap| Miss { side, note: examined.note.clone(), gap };
         let in_the_way = consulted.policies.iter().filter_map(|it| match (&it.applies, it.effect) {
+            // One that is passed over stands in nobody's way.
+            (Truth::Error(_), _) if self.on_error == OnError::AcceptSkippedPolicies => None,
             (Truth::Error(why), _) => Some(miss(it, Gap::Errs(why.clone()))),
             (Truth::True, Effect::Forbid) => Some(miss(it, Gap::Forbids(it.conditions.clone()))),
             _ => None,
@@ -239,5 +244,59 @@ fn to_fail(part: &Finding) -> String {
         Shape::Not => each(&part.parts, to_hold, ""),
         Shape::All => format!("({})", each(&part.parts, to_fail, " or ")),
         Shape::Any => each(holding(), to_fail, " and "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{HashMap, HashSet},
+        path::PathBuf,
+    };
+
+    use cedar_policy::{Context, Entity, EntityUid, RestrictedExpression};
+
+    use super::*;
+    use crate::{
+        base::files::Files,
+        policy::{PolicyFiles, stores::StoreConfig},
+    };
+
+    /// What would have allowed what no permit applies to, and a forbid errs about.
+    fn misses(on_error: &str) -> Vec<String> {
+        let files = Files::memory([
+            (
+                "p/schema.cedarschema",
+                "entity Agent; entity Doc = { size: Long };
+                action read appliesTo { principal: [Agent], resource: [Doc] };",
+            ),
+            (
+                "p/a.cedar",
+                "@id(\"much\") forbid (principal, action, resource) when { resource.size * 2 > 9 };
+                @id(\"one\") permit (principal == Agent::\"one\", action, resource);",
+            ),
+        ]);
+        let config = format!("{{ name: default, on_error: {on_error} }}");
+        let config: StoreConfig = serde_saphyr::from_str(&config).unwrap();
+        let loaded = PolicyFiles::new(&files, &PathBuf::from("p")).load(&[config], None).unwrap();
+        let uid = |text: &str| text.parse::<EntityUid>().unwrap();
+        let (agent, action, doc) = (uid("Agent::\"two\""), uid("Action::\"read\""), uid("Doc::\"d\""));
+        let request = Request::new(agent, action, doc.clone(), Context::empty(), None).unwrap();
+        let size = HashMap::from([("size".to_owned(), RestrictedExpression::new_long(i64::MAX))]);
+        let doc = Entity::new(doc, size, HashSet::new()).unwrap();
+        let entities = Entities::from_entities([doc], None).unwrap();
+        let question = DecisionRequest { requests: vec![(Side::Agent, request)], entities, origins: Vec::new() };
+        let policies = &loaded.stores.choose(None, || None).unwrap().policies;
+        policies.explain(&question).misses(Side::Agent).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_policy_that_errs_stands_in_the_way_only_where_it_is_not_passed_over() {
+        let told = misses("deny");
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].starts_with("`much` cannot be evaluated") && told[1].starts_with("`one` would apply if"));
+        let told = misses("accept_skipped_policies");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("`one` would allow it if"), "{told:?}");
     }
 }
