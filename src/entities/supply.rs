@@ -106,13 +106,14 @@ impl Mapping {
             "onBehalfOf" if plan.delegation == DelegationRule::Required => always(inner.is_empty()),
             "consent" if plan.purpose.is_none() => Supply::Never,
             "consent" => always(inner.is_empty()),
-            "input" => match (&plan.input, inner.first()) {
-                (None, _) => Supply::Never,
-                (Some(_), None) => Supply::Always,
-                (Some(members), Some(name)) => match members.iter().find(|(origin, ..)| *origin.name == **name) {
-                    Some((_, _, required)) => always(*required),
-                    None => Supply::Never,
-                },
+            "input" => match (&plan.input, inner.split_first(), &attribute.ty) {
+                (None, ..) => Supply::Never,
+                (Some(_), None, _) => Supply::Always,
+                // A route that has any has all that the schema knows; what is inside of one may be missing all the same.
+                (Some(_), Some((name, inner)), Type::Record(fields)) => {
+                    fields.get(name).map_or(Supply::Never, |field| always(is_required(field, inner)))
+                }
+                (Some(_), Some(_), _) => Supply::Never,
             },
             _ => always(is_required(attribute, inner)),
         }
