@@ -111,6 +111,11 @@ impl ClaimPath {
         self.0.first().map_or("", String::as_str)
     }
 
+    /// Whether the claim is a member of another.
+    pub(super) const fn is_nested(&self) -> bool {
+        self.0.len() > 1
+    }
+
     /// The claim, and the members that it is one of.
     pub fn find<'a>(&self, claims: &'a Map<String, Value>) -> Option<(&'a Value, &'a Map<String, Value>)> {
         let (last, outer) = self.0.split_last()?;

@@ -48,7 +48,9 @@ impl Delegated {
     ) -> Result<Self, TokenError> {
         let stated = match user_claim {
             None => Self::on_behalf_of(claims.get(CLAIM)).checked(user_issuer)?,
-            Some(claim) => Self::flat(claim.find(claims)),
+            // Beside a claim that is no member of another stands the `iss` of the token itself.
+            Some(claim) if !claim.is_nested() => Self::flat(claim.find(claims)),
+            Some(claim) => Self::flat(claim.find(claims)).checked(user_issuer)?,
         };
         match (stated, Self::acting(claims)) {
             (stated, Self::Nobody) => Ok(stated),
@@ -271,5 +273,18 @@ mod tests {
         assert_eq!(of("user_id", json!({ "user_id": "" })), Delegated::Nobody);
         assert_eq!(of("user_id", json!({ "user_id": 5 })), Delegated::Unclear);
         assert_eq!(ClaimPath::parse("a..b"), None);
+    }
+
+    #[test]
+    fn a_configured_claim_names_no_user_of_another_issuer() {
+        let of = |path: &str, claims: Value| {
+            Delegated::of(claims.as_object().unwrap(), ClaimPath::parse(path).as_ref(), "https://users.example")
+        };
+        let nested = |issuer: &str| json!({ "onBehalfOf": { "username": "jane", "iss": issuer } });
+        assert!(of("onBehalfOf.username", nested("https://users.example")).unwrap().user().is_some());
+        let other = of("onBehalfOf.username", nested("https://agents.example"));
+        assert_eq!(other, Err(TokenError::DelegationConflict));
+        // Here it is the token's own.
+        assert!(of("user_id", json!({ "user_id": "u", "iss": "https://agents.example" })).unwrap().user().is_some());
     }
 }
