@@ -36,15 +36,16 @@ pub enum Delegated {
 }
 
 impl Delegated {
-    /// What `claims` say; of the user by `user_claim`, where there is one, in place of `onBehalfOf`, which speaks of users
-    /// of `user_issuer`.
+    /// What `claims` of `issuer` say; of the user by `user_claim`, where there is one, in place of `onBehalfOf`, which speaks
+    /// of users of `user_issuer`.
     ///
     /// # Errors
-    /// `DelegationConflict` when two claims name different users, or the user is another issuer's.
+    /// `DelegationConflict` when two claims name different users, or the user or an actor is another issuer's.
     pub(super) fn of(
         claims: &Map<String, Value>,
         user_claim: Option<&ClaimPath>,
         user_issuer: &str,
+        issuer: &str,
     ) -> Result<Self, TokenError> {
         let stated = match user_claim {
             None => Self::on_behalf_of(claims.get(CLAIM)).checked(user_issuer)?,
@@ -52,7 +53,7 @@ impl Delegated {
             Some(claim) if !claim.is_nested() => Self::flat(claim.find(claims)),
             Some(claim) => Self::flat(claim.find(claims)).checked(user_issuer)?,
         };
-        match (stated, Self::acting(claims)) {
+        match (stated, Self::acting(claims, issuer)?) {
             (stated, Self::Nobody) => Ok(stated),
             (Self::Nobody, acting) => Ok(acting),
             (Self::User(stated), Self::User(acting)) if stated.user == acting.user => {
@@ -65,22 +66,25 @@ impl Delegated {
     /// The same, unless it names an issuer of the user, and another than `user_issuer`.
     fn checked(self, user_issuer: &str) -> Result<Self, TokenError> {
         let named = self.user().and_then(|delegation| delegation.attributes.get("iss"));
-        match named {
-            Some(named) if named.as_str() != Some(user_issuer) => Err(TokenError::DelegationConflict),
-            _ => Ok(self),
-        }
+        if is_of(named, user_issuer) { Ok(self) } else { Err(TokenError::DelegationConflict) }
     }
 
     /// Checks `may_act` (RFC 8693 section 4.4): where it stands beside a delegation, the one who acts must be the one who
-    /// may. Alone it is no delegation.
+    /// may, and both are of `issuer`. Alone it is no delegation.
     ///
     /// # Errors
     /// `DelegationConflict` when another acts.
-    pub(super) fn check_actor(&self, claims: &Map<String, Value>, client: &Identifier) -> Result<(), TokenError> {
+    pub(super) fn check_actor(
+        &self,
+        claims: &Map<String, Value>,
+        client: &Identifier,
+        issuer: &str,
+    ) -> Result<(), TokenError> {
         let (Some(may_act), Some(delegation)) = (claims.get("may_act"), self.user()) else { return Ok(()) };
         let acting = delegation.actors.first().unwrap_or(client);
         let may = may_act.get("sub").and_then(Value::as_str);
-        if may == Some(acting.as_str()) { Ok(()) } else { Err(TokenError::DelegationConflict) }
+        let is_who_may = may == Some(acting.as_str()) && is_of(may_act.get("iss"), issuer);
+        if is_who_may { Ok(()) } else { Err(TokenError::DelegationConflict) }
     }
 
     fn on_behalf_of(claim: Option<&Value>) -> Self {
@@ -110,18 +114,22 @@ impl Delegated {
         }
     }
 
-    fn acting(claims: &Map<String, Value>) -> Self {
+    /// An actor is known by its bare name, so that it must be one of `issuer`, whatever its `iss` may say (section 4.1).
+    fn acting(claims: &Map<String, Value>, issuer: &str) -> Result<Self, TokenError> {
         let mut actors = Vec::new();
         let mut next = claims.get("act").filter(|act| !act.is_null());
         while let Some(actor) = next {
             let named = actor.get("sub").and_then(Value::as_str).and_then(Identifier::parse);
             match named {
                 Some(named) if actors.len() < ACTORS_MAX => actors.push(named),
-                _ => return Self::Unclear,
+                _ => return Ok(Self::Unclear),
+            }
+            if !is_of(actor.get("iss"), issuer) {
+                return Err(TokenError::DelegationConflict);
             }
             next = actor.get("act").filter(|act| !act.is_null());
         }
-        if actors.is_empty() { Self::Nobody } else { Self::naming(claims.get("sub"), &Map::new(), actors) }
+        Ok(if actors.is_empty() { Self::Nobody } else { Self::naming(claims.get("sub"), &Map::new(), actors) })
     }
 
     fn naming(user: Option<&Value>, attributes: &Map<String, Value>, actors: Vec<Identifier>) -> Self {
@@ -149,10 +157,15 @@ impl Delegation {
         &self.attributes
     }
 
-    /// Who acts, the latest first, where the token has `act`.
+    /// Who acts, the latest first, where the token has `act`: bare names of the token's issuer.
     pub fn actors(&self) -> &[Identifier] {
         &self.actors
     }
+}
+
+/// Whether who stands beside `named`, an `iss` if there is one, is of `issuer`.
+fn is_of(named: Option<&Value>, issuer: &str) -> bool {
+    named.is_none_or(|named| named.as_str() == Some(issuer))
 }
 
 #[cfg(test)]
@@ -161,8 +174,10 @@ mod tests {
 
     use super::*;
 
+    const ISSUER: &str = "https://agents.example";
+
     fn of(claims: impl Into<Value>) -> Result<Delegated, TokenError> {
-        Delegated::of(claims.into().as_object().unwrap(), None, "https://users.example")
+        Delegated::of(claims.into().as_object().unwrap(), None, "https://users.example", ISSUER)
     }
 
     fn user_in(claims: Value) -> Option<String> {
@@ -240,15 +255,38 @@ mod tests {
     }
 
     #[test]
+    fn an_actor_of_another_issuer_is_refused() {
+        let acting = |act: Value| of(json!({ "sub": "user-1", "act": act }));
+        let ours = json!({ "sub": "agent-2", "iss": ISSUER, "act": { "sub": "agent-1", "iss": ISSUER } });
+        assert_eq!(acting(ours).unwrap().user().unwrap().actors().len(), 2);
+        for other in [json!("https://users.example"), json!(""), json!(null), json!([ISSUER])] {
+            let actor = json!({ "sub": "agent-1", "iss": other });
+            assert_eq!(acting(actor.clone()), Err(TokenError::DelegationConflict), "{other}");
+            let chain = json!({ "sub": "agent-2", "act": actor });
+            assert_eq!(acting(chain), Err(TokenError::DelegationConflict), "{other}");
+        }
+    }
+
+    #[test]
     fn who_acts_is_who_may() {
         let client = Identifier::parse("agent").unwrap();
-        let check = |claims: Value| of(claims.clone()).unwrap().check_actor(claims.as_object().unwrap(), &client);
+        let check =
+            |claims: Value| of(claims.clone()).unwrap().check_actor(claims.as_object().unwrap(), &client, ISSUER);
         let user = json!({ "sub": "user-1" });
         assert_eq!(check(json!({ "onBehalfOf": user, "may_act": { "sub": "agent" } })), Ok(()));
         assert_eq!(check(json!({ "may_act": { "sub": "other" } })), Ok(()));
         let chain = json!({ "sub": "other", "act": { "sub": "agent" } });
         assert_eq!(check(json!({ "sub": "u", "act": chain, "may_act": { "sub": "other" } })), Ok(()));
-        for may in [json!({ "sub": "other" }), json!({}), json!(null), json!("agent"), json!({ "sub": ["agent"] })] {
+        assert_eq!(check(json!({ "onBehalfOf": user, "may_act": { "sub": "agent", "iss": ISSUER } })), Ok(()));
+        for may in [
+            json!({ "sub": "other" }),
+            json!({}),
+            json!(null),
+            json!("agent"),
+            json!({ "sub": ["agent"] }),
+            json!({ "sub": "agent", "iss": "https://users.example" }),
+            json!({ "sub": "agent", "iss": null }),
+        ] {
             assert_eq!(
                 check(json!({ "onBehalfOf": user, "may_act": may })),
                 Err(TokenError::DelegationConflict),
@@ -261,7 +299,7 @@ mod tests {
     #[test]
     fn a_flat_claim_names_the_user_where_configured() {
         let of = |path: &str, claims: Value| {
-            Delegated::of(claims.as_object().unwrap(), ClaimPath::parse(path).as_ref(), "").unwrap()
+            Delegated::of(claims.as_object().unwrap(), ClaimPath::parse(path).as_ref(), "", ISSUER).unwrap()
         };
         let flat = of("user_id", json!({ "user_id": "u", "department": "d", "onBehalfOf": { "sub": "other" } }));
         assert_eq!(
@@ -278,7 +316,8 @@ mod tests {
     #[test]
     fn a_configured_claim_names_no_user_of_another_issuer() {
         let of = |path: &str, claims: Value| {
-            Delegated::of(claims.as_object().unwrap(), ClaimPath::parse(path).as_ref(), "https://users.example")
+            let (claims, path) = (claims.as_object().unwrap(), ClaimPath::parse(path));
+            Delegated::of(claims, path.as_ref(), "https://users.example", ISSUER)
         };
         let nested = |issuer: &str| json!({ "onBehalfOf": { "username": "jane", "iss": issuer } });
         assert!(of("onBehalfOf.username", nested("https://users.example")).unwrap().user().is_some());

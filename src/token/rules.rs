@@ -113,7 +113,7 @@ impl Rules {
     ) -> Result<VerifiedToken, TokenError> {
         let Signed { claims, key, generation, until } = signed;
         let read = Claims(&claims);
-        let delegated = Delegated::of(&claims, self.user_claim.as_ref(), &self.user_issuer)?;
+        let delegated = Delegated::of(&claims, self.user_claim.as_ref(), &self.user_issuer, &self.issuer)?;
         let ends = self.check_time(read, delegated.user().is_some(), until, now)?;
         let expires = until.map_or(ends, |until| until.min(ends));
         self.profile.check_kind(media_type, read)?;
@@ -127,7 +127,7 @@ impl Rules {
             return Err(TokenError::AudienceWrong);
         }
         let client = self.profile.client(read)?;
-        delegated.check_actor(&claims, &client)?;
+        delegated.check_actor(&claims, &client, &self.issuer)?;
         if self.client_ids.as_ref().is_some_and(|known| !known.iter().any(|id| id == client.as_str())) {
             return Err(TokenError::ClientRefused);
         }
