@@ -5,6 +5,8 @@
 //! cancels nothing. Between a fetch and one that a token asks for lies at least [`Settings::cooldown`]; after a failure
 //! the ring tries again by itself, after one second first and then ever more.
 
+mod keeper;
+
 use std::{
     path::PathBuf,
     sync::{
@@ -17,14 +19,11 @@ use std::{
 use tokio::{
     sync::{Notify, watch},
     task::AbortHandle,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 
-use super::{
-    jwks::KeySet,
-    key_copy::KeyCopy,
-    key_source::{KeySource, SourceError},
-};
+use self::keeper::Keeper;
+use super::{jwks::KeySet, key_copy::KeyCopy, key_source::KeySource};
 use crate::base::{digest::sha256, outside::Outside};
 
 /// How a ring is kept fresh.
@@ -59,10 +58,6 @@ impl Default for Settings {
 
 /// Keys that a source is remembered not to have.
 const ABSENT_MAX: u64 = 1024;
-
-/// After a failed fetch the ring tries again after this, then after twice as long, and so on.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What is asked for may be had by a fetch that comes after these attempts.
 pub(super) struct Worth {
@@ -291,101 +286,6 @@ impl Shared {
             }
         });
     }
-}
-
-/// What keeps a ring.
-struct Keeper {
-    name: String,
-    source: KeySource,
-    outside: Outside,
-    settings: Settings,
-    copy: Option<KeyCopy>,
-    shared: Arc<Shared>,
-}
-
-impl Keeper {
-    async fn keep(self) {
-        let settings = &self.settings;
-        let mut retry = RETRY_FIRST;
-        loop {
-            self.shared.drop_keys(|state| state.current(settings).is_none());
-            let (pause, kept) = match self.source.load(&self.outside, settings.fetch_timeout).await {
-                Ok((document, keys)) => {
-                    self.note(&keys);
-                    retry = RETRY_FIRST;
-                    self.shared.publish(Ok(keys));
-                    // Keys are fetched again well before they are too old to serve.
-                    let longest = settings.refresh_interval.min(settings.stale_max.div_f64(2.0));
-                    let pause = document.fresh_for.map_or(longest, |fresh| fresh.max(settings.cooldown).min(longest));
-                    (pause, Some(document.body))
-                }
-                Err(error) => {
-                    self.warn(&error);
-                    let withdrawn = error.is_withdrawal();
-                    if withdrawn {
-                        // An issuer that says that it has no key has withdrawn those it had.
-                        self.shared.drop_keys(|_| true);
-                    } else {
-                        self.recall().await;
-                    }
-                    self.shared.publish(Err(()));
-                    let pause = retry.min(settings.refresh_interval).min(self.shared.fresh_for(settings));
-                    retry = retry.saturating_mul(2).min(RETRY_MAX);
-                    (pause, withdrawn.then(|| NO_KEYS.to_vec()))
-                }
-            };
-            // Beside the wait: what is in force does not wait for a disk.
-            tokio::join!(wait_for_next(pause, settings.cooldown, &self.shared.wanted), self.keep_copy(kept));
-        }
-    }
-
-    fn note(&self, keys: &KeySet) {
-        tracing::debug!(issuer = %self.name, keys = keys.len(), "keys fetched");
-        let skipped = self.shared.state.borrow().keys.as_ref().map_or_else(Vec::new, |keys| keys.skipped().to_vec());
-        if skipped != keys.skipped() {
-            tracing::warn!(issuer = %self.name, skipped = ?keys.skipped(), "the key set holds keys that cannot be used");
-        }
-    }
-
-    fn warn(&self, error: &SourceError) {
-        let age = self.shared.state.borrow().age().map(|age| age.as_secs());
-        tracing::warn!(issuer = %self.name, %error, keys_age_s = age, "keys could not be fetched");
-    }
-
-    /// Takes the keys from the copy, where there are none.
-    async fn recall(&self) {
-        if let Some(copy) = self.copy.as_ref().filter(|_| self.shared.state.borrow().keys.is_none())
-            && let Some((keys, age)) = copy.recall(self.settings.stale_max).await
-        {
-            self.shared.change(|state| state.put(keys, age));
-        }
-    }
-
-    async fn keep_copy(&self, document: Option<Vec<u8>>) {
-        if let (Some(copy), Some(document)) = (&self.copy, document) {
-            let kept = copy.keep(String::from_utf8_lossy(&document).into_owned());
-            if timeout(self.settings.fetch_timeout, kept).await.is_err() {
-                tracing::warn!(issuer = %self.name, "the copy of the keys takes long to write");
-            }
-        }
-    }
-}
-
-/// What is kept of an issuer without keys.
-const NO_KEYS: &[u8] = b"{\"keys\":[]}";
-
-/// Waits for `pause`, or until somebody wants keys, but then not less than `cooldown`.
-async fn wait_for_next(pause: Duration, cooldown: Duration, wanted: &Notify) {
-    let soonest = Instant::now().checked_add(cooldown);
-    // Whoever asked while the fetch was under way has been answered by it.
-    tokio::select! { biased; () = wanted.notified() => {}, () = std::future::ready(()) => {} }
-    let asked = async {
-        wanted.notified().await;
-        if let Some(soonest) = soonest {
-            sleep_until(soonest).await;
-        }
-    };
-    tokio::select! { () = sleep(pause) => {}, () = asked => {} }
 }
 
 #[cfg(test)]
