@@ -18,7 +18,7 @@ use super::{
     introspection::{IntrospectionState, Introspector},
     jwks::KeySet,
     jws::Jws,
-    keys::{KeyError, KeyRing, RingState},
+    keys::{Held, KeyError, KeyRing, RingState},
     rules::{Rules, Signed},
     turns::Turns,
 };
@@ -122,19 +122,18 @@ impl Issuers {
             return Err(TokenError::AlgorithmRefused);
         }
         let (kid, name) = (jws.kid.as_deref(), jws.kid.as_deref().unwrap_or_default());
-        let generation = issuer.keys.generation();
-        let held = |keys: &KeySet| keys.find(kid, jws.algorithm).next().is_some();
-        let keys = match issuer.keys.at_once(name, held) {
-            Ok(keys) => keys,
+        let wanted = |keys: &KeySet| keys.find(kid, jws.algorithm).next().is_some();
+        let held = match issuer.keys.at_once(name, wanted) {
+            Ok(held) => held,
             Err(_) => {
                 // Others go on while keys are fetched.
                 drop(turn);
-                let keys = issuer.keys.keys_with(name, held).await;
+                let held = issuer.keys.keys_with(name, wanted).await;
                 turn = self.turns.take().await;
-                keys
+                held
             }
         };
-        let keys = keys.map_err(|error| match error {
+        let Held { keys, generation } = held.map_err(|error| match error {
             KeyError::Unknown => TokenError::KeyUnknown,
             KeyError::Unavailable => TokenError::KeysUnavailable,
         })?;

@@ -59,6 +59,13 @@ impl Default for Settings {
 /// Keys that a source is remembered not to have.
 const ABSENT_MAX: u64 = 1024;
 
+/// A key set, and the generation that it is of.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) keys: Arc<KeySet>,
+    pub(super) generation: u64,
+}
+
 /// What is asked for may be had by a fetch that comes after these attempts.
 pub(super) struct Worth {
     attempts: u64,
@@ -166,9 +173,9 @@ impl KeyRing {
         &self,
         name: &str,
         wanted: impl Fn(&KeySet) -> bool,
-    ) -> Result<Result<Arc<KeySet>, KeyError>, Worth> {
+    ) -> Result<Result<Held, KeyError>, Worth> {
         let state = self.shared.state.borrow();
-        match state.find(&wanted, &self.settings) {
+        match self.find(&state, &wanted) {
             Err(error) if !state.may_fetch(&self.settings) => Ok(Err(error)),
             Err(KeyError::Unknown) if self.absent.contains_key(&sha256(name.as_bytes())) => Ok(Err(KeyError::Unknown)),
             Err(_) => Err(Worth { attempts: state.attempts }),
@@ -181,11 +188,7 @@ impl KeyRing {
     ///
     /// # Errors
     /// [`KeyError`]: `Unknown` only after a fetch that succeeded.
-    pub(super) async fn keys_with(
-        &self,
-        name: &str,
-        wanted: impl Fn(&KeySet) -> bool,
-    ) -> Result<Arc<KeySet>, KeyError> {
+    pub(super) async fn keys_with(&self, name: &str, wanted: impl Fn(&KeySet) -> bool) -> Result<Held, KeyError> {
         let seen = match self.at_once(name, &wanted) {
             Ok(found) => return found,
             Err(Worth { attempts }) => attempts,
@@ -194,7 +197,7 @@ impl KeyRing {
         let mut state = self.shared.state.subscribe();
         match timeout(self.patience(), state.wait_for(|state| state.attempts > seen)).await {
             Ok(Ok(state)) => {
-                let found = state.find(&wanted, &self.settings);
+                let found = self.find(&state, &wanted);
                 if matches!(found, Err(KeyError::Unknown)) {
                     self.absent.insert(sha256(name.as_bytes()), ());
                 }
@@ -202,6 +205,12 @@ impl KeyRing {
             }
             _ => Err(KeyError::Unavailable),
         }
+    }
+
+    /// INVARIANT: the generation moves only while `state` is changed, so it is that of the keys in this one.
+    fn find(&self, state: &State, wanted: &impl Fn(&KeySet) -> bool) -> Result<Held, KeyError> {
+        let generation = self.generation();
+        state.find(wanted, &self.settings).map(|keys| Held { keys, generation })
     }
 
     /// Discovery takes two fetches; a little more than that is the longest that a caller waits.

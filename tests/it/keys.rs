@@ -388,6 +388,10 @@ async fn a_new_key_is_fetched_when_a_token_names_it() {
     assert_eq!(call(&mut house, "agents").await, (200, "allowed"));
     server.become_(Mood::Keys(vec!["agents", "stranger"]));
     until(&mut house, "stranger", (200, "allowed")).await;
+    let token = token(house::key("stranger"), "https://issuer.example");
+    let fields = [("authorization".to_owned(), format!("Bearer {token}"))];
+    let (_, record) = house.ask(&wire::request("GET", "/users/user-1/data", &fields)).await;
+    assert!(record.unwrap().token_cached, "verified by the keys that were fetched for it");
     assert_eq!(call(&mut house, "agents").await, (200, "allowed"));
     assert_eq!(server.fetches(), 2);
 }
