@@ -79,7 +79,7 @@ impl Issuers {
                     let start = || KeyRing::start(rules.issuer.clone(), source.clone(), outside.clone(), ring.clone());
                     let keys = keys.unwrap_or_else(|| Arc::new(start()));
                     // Tokens are remembered by the very rules that they were checked by.
-                    let same = known.map(|known| &known.rules).filter(|known| ***known == rules).cloned();
+                    let same = known.map(|known| &known.rules).filter(|known| known.checks_like(&rules)).cloned();
                     let rules = same.unwrap_or_else(|| Arc::new(rules));
                     signing.insert(rules.issuer.clone(), Signing { keys, rules });
                 }
@@ -145,7 +145,7 @@ impl Issuers {
 
     /// Whether what was verified earlier would still be: not expired, by an issuer of ours, and under the same keys.
     pub fn still_holds(&self, token: &VerifiedToken, now: Timestamp) -> bool {
-        token.expires > now && self.vouch(token)
+        token.expires > now && self.vouch(token, |keys| keys.generation() == token.generation)
     }
 
     /// How much longer what was begun with `token` may go on. Its issuer is not asked again.
@@ -156,16 +156,18 @@ impl Issuers {
         if self.denied.denies(token, now) {
             return Err(TokenError::Revoked);
         }
-        if !self.vouch(token) {
+        // Others of its issuer's keys may come and go.
+        let holds = |keys: &KeyRing| token.key.is_some_and(|key| keys.holds(key));
+        if !self.vouch(token, |keys| keys.generation() == token.generation || holds(keys)) {
             return Err(TokenError::KeyUnknown);
         }
         if token.ends <= now { Err(TokenError::Expired) } else { Ok(token.ends.since(now)) }
     }
 
-    fn vouch(&self, token: &VerifiedToken) -> bool {
+    fn vouch(&self, token: &VerifiedToken, by: impl Fn(&KeyRing) -> bool) -> bool {
         let same_rules = |rules: &Arc<Rules>| Arc::ptr_eq(rules, &token.rules);
         let signed = self.signing.get(token.issuer());
-        signed.is_some_and(|it| same_rules(&it.rules) && it.keys.generation() == token.generation)
+        signed.is_some_and(|it| same_rules(&it.rules) && by(&it.keys))
             || self.asked.iter().any(|it| same_rules(&it.rules))
     }
 

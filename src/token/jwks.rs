@@ -97,6 +97,11 @@ impl KeySet {
         })
     }
 
+    /// Whether the key of this thumbprint is one of them.
+    pub(super) fn holds(&self, thumbprint: [u8; 32]) -> bool {
+        self.keys.iter().any(|key| key.thumbprint == thumbprint)
+    }
+
     /// Whether both hold the same keys, in whatever order, for the same uses.
     pub(super) fn same_as(&self, other: &Self) -> bool {
         let uses = |set: &Self| -> HashSet<_> {

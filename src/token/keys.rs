@@ -145,6 +145,11 @@ impl KeyRing {
         self.source == *source && self.settings == *settings
     }
 
+    /// Whether the key of this thumbprint is one that tokens are verified by now.
+    pub(super) fn holds(&self, thumbprint: [u8; 32]) -> bool {
+        self.keys().is_some_and(|keys| keys.holds(thumbprint))
+    }
+
     /// Changes whenever the keys change: what was verified under another generation must be verified again.
     pub fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::Acquire)
@@ -291,10 +296,16 @@ impl Shared {
     fn change(&self, change: impl FnOnce(&mut State) -> bool) {
         self.state.send_modify(|state| {
             if change(state) {
-                self.generation.fetch_add(1, Ordering::AcqRel);
+                self.generation.store(next_generation(), Ordering::Release);
             }
         });
     }
+}
+
+/// A generation that no ring has been at: what one has verified, another has not.
+fn next_generation() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::AcqRel).saturating_add(1)
 }
 
 #[cfg(test)]

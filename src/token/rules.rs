@@ -82,6 +82,17 @@ impl Rules {
         matches!(&self.evidence, Evidence::Signature { algorithms, .. } if algorithms.contains(&algorithm))
     }
 
+    /// Whether both ask the same of tokens, wherever the keys come from that they are verified by, and however these are kept.
+    pub(super) fn checks_like(&self, other: &Self) -> bool {
+        let same_evidence = match (&self.evidence, &other.evidence) {
+            (Evidence::Signature { algorithms: ours, .. }, Evidence::Signature { algorithms: theirs, .. }) => {
+                ours == theirs
+            }
+            (ours, theirs) => ours == theirs,
+        };
+        same_evidence && *self == Self { evidence: self.evidence.clone(), ..other.clone() }
+    }
+
     /// What tokens begin with that only this issuer is asked about; empty for whatever is not another's. `None` for an
     /// issuer that signs.
     pub fn asked_about(&self) -> Option<&str> {

@@ -1,6 +1,7 @@
 //! Key rings against key servers that misbehave, with the fetches they saw.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -16,14 +17,15 @@ use http_body_util::Full;
 use portcullis::{
     authoring::keys::SigningKey,
     base::files::Files,
-    config,
+    config::{self, Loaded},
     server::http1::{Http1Server, answer},
 };
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 use crate::{
     house::{self, House},
-    wire,
+    upgrade, wire,
 };
 
 /// What a key server does with the next request.
@@ -78,10 +80,13 @@ impl KeyServer {
     }
 
     async fn gate(&self, settings: &str, issuer: &str) -> House {
-        let names = ["policies/schema.cedarschema", "policies/users.cedar"];
-        let files = names.map(|name| (name, house::repository(name)));
-        let files = Files::memory(files.iter().map(|(name, text)| (*name, text.as_str())));
-        gate(settings, issuer, files).await
+        gate(settings, issuer, policies()).await
+    }
+
+    /// The first of these in front of `upstream`.
+    async fn house_before(&self, upstream: SocketAddr, settings: &str) -> House {
+        let settings = format!("jwks_uri: '{}', {settings}", self.url());
+        House::before(load(&settings, "https://issuer.example", policies()), &format!("http://{upstream}")).await
     }
 
     /// The same, with its files in this folder.
@@ -95,7 +100,17 @@ impl KeyServer {
     }
 }
 
+fn policies() -> Files {
+    let names = ["policies/schema.cedarschema", "policies/users.cedar"];
+    let files = names.map(|name| (name, house::repository(name)));
+    Files::memory(files.iter().map(|(name, text)| (*name, text.as_str())))
+}
+
 async fn gate(settings: &str, issuer: &str, files: Files) -> House {
+    House::of(load(settings, issuer, files), house::NOW).await
+}
+
+fn load(settings: &str, issuer: &str, files: Files) -> Loaded {
     // Short, so that a server that keeps silent does not keep the test waiting.
     let patience = if settings.contains("fetch_timeout_ms") { "" } else { "fetch_timeout_ms: 300, " };
     let text = format!(
@@ -104,8 +119,7 @@ async fn gate(settings: &str, issuer: &str, files: Files) -> House {
          \x20 - {{ methods: [GET], path: '/users/{{id}}/data', action: readOnly, resource: 'UserData::\"{{path.id}}\"', \
          attributes: {{ owner: 'User::\"{{path.id}}\"' }} }}\n"
     );
-    let loaded = config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"));
-    House::of(loaded, house::NOW).await
+    config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn key_set(names: &[&str]) -> String {
@@ -456,6 +470,25 @@ async fn a_withdrawn_key_stops_verifying_even_tokens_that_are_known() {
     server.become_(Mood::Keys(vec!["stranger"]));
     until(&mut house, "agents", (401, "key_unknown")).await;
     assert_eq!(call(&mut house, "stranger").await, (200, "allowed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_ends_with_the_key_of_its_token_and_with_no_other() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let (upstream, _) = upgrade::upstream(upgrade::SWITCHES).await;
+    let mut house = server.house_before(upstream, "cooldown_s: 1, refresh_interval_s: 1").await;
+    let token = token(house::key("agents"), "https://issuer.example");
+    let mut stream = upgrade::tunnel_by(&house, &token).await;
+    for (keys, passes) in [(vec!["stranger", "agents"], true), (vec!["stranger"], false)] {
+        server.become_(Mood::Keys(keys));
+        let changed = server.fetches() + 2;
+        while server.fetches() < changed {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stream.write_all(b"more").await.unwrap();
+        assert_eq!(upgrade::next(&mut stream).await, if passes { &b"MORE"[..] } else { b"" });
+    }
+    assert_eq!(house.record().await.unwrap().code, "key_unknown");
 }
 
 #[tokio::test(flavor = "multi_thread")]

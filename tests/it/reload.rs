@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     house::{self, House},
-    proof, wire,
+    proof, upgrade, wire,
 };
 
 pub(crate) const CONFIG: &str = "listen: 127.0.0.1:0
@@ -302,4 +302,28 @@ async fn what_was_learnt_outlives_a_reload() {
     put(folder.path(), "config.yaml", &text.replace("dpop: accepted", "dpop: accepted, dpop_proof_age_max_s: 300"));
     assert_eq!(reloads(&house, 3).await, (3, 0, false));
     assert_eq!(house.ask(&request).await.1.unwrap().code, "proof_replayed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_outlives_a_reload_that_leaves_its_token_as_good_as_it_was() {
+    let folder = folder();
+    let (upstream, _) = upgrade::upstream(upgrade::SWITCHES).await;
+    let config = CONFIG.replace("UPSTREAM", &format!("http://{upstream}"));
+    let mut house = House::following(folder.path(), &config).await;
+    let token = house::key("agents").sign(&claims(&json!({}))).unwrap();
+    let mut stream = upgrade::tunnel_by(&house, &token).await;
+
+    let keys = ["stranger", "agents"].map(|name| house::key(name).jwk());
+    put(folder.path(), "keys.json", &json!({ "keys": keys }).to_string());
+    assert_eq!(reloads(&house, 1).await, (1, 0, false));
+    put(folder.path(), "config.yaml", &config.replace("keys.json", "keys.json, stale_max_s: 60"));
+    assert_eq!(reloads(&house, 2).await, (2, 0, false));
+    stream.write_all(b"more").await.unwrap();
+    assert_eq!(upgrade::next(&mut stream).await, b"MORE");
+
+    put(folder.path(), "config.yaml", &config.replace("audiences: [api]", "audiences: [other]"));
+    assert_eq!(reloads(&house, 3).await, (3, 0, false));
+    stream.write_all(b"more").await.unwrap();
+    assert_eq!(upgrade::next(&mut stream).await, b"");
+    assert_eq!(house.record().await.unwrap().code, "key_unknown");
 }

@@ -78,7 +78,10 @@ async fn gate_with(upstream: SocketAddr, limits: &str) -> House {
 }
 
 fn request(fields: &str) -> String {
-    let token = house::good_token();
+    request_by(&house::good_token(), fields)
+}
+
+fn request_by(token: &str, fields: &str) -> String {
     format!("GET /users/user-1/data HTTP/1.1\r\nhost: gate\r\nauthorization: Bearer {token}\r\n{fields}\r\n")
 }
 
@@ -100,7 +103,7 @@ async fn answer(stream: &mut TcpStream) -> Answer {
     }
 }
 
-async fn next(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) async fn next(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let _ = timeout(Duration::from_secs(5), stream.read_buf(&mut bytes)).await.expect("bytes or an end");
     bytes
@@ -303,8 +306,13 @@ async fn an_upgraded_connection_that_breaks_gets_no_words_of_ours() {
 
 /// A tunnel through `house`, to an upstream that gives back in upper case what it gets.
 pub(crate) async fn tunnel(house: &House) -> TcpStream {
+    tunnel_by(house, &house::good_token()).await
+}
+
+/// The same, opened with this token.
+pub(crate) async fn tunnel_by(house: &House, token: &str) -> TcpStream {
     let mut stream = TcpStream::connect(house.app.address()).await.unwrap();
-    stream.write_all(request(ASKS).as_bytes()).await.unwrap();
+    stream.write_all(request_by(token, ASKS).as_bytes()).await.unwrap();
     assert_eq!(answer(&mut stream).await.status, 101);
     stream.write_all(b"ping").await.unwrap();
     assert_eq!(next(&mut stream).await, b"PING");
