@@ -75,9 +75,12 @@ impl Issuers {
             match &rules.evidence {
                 Evidence::Signature { source, ring, .. } => {
                     let known = before.and_then(|before| before.signing.get(&rules.issuer));
-                    let keys = known.map(|known| &known.keys).filter(|keys| keys.keeps(source, ring)).cloned();
-                    let start = || KeyRing::start(rules.issuer.clone(), source.clone(), outside.clone(), ring.clone());
-                    let keys = keys.unwrap_or_else(|| Arc::new(start()));
+                    let had = known.map(|known| &known.keys);
+                    let same = had.filter(|keys| keys.keeps(source, ring)).cloned();
+                    let keys = same.unwrap_or_else(|| {
+                        let (name, source, ring) = (rules.issuer.clone(), source.clone(), ring.clone());
+                        Arc::new(KeyRing::start(name, source, outside.clone(), ring, had.map(|keys| &**keys)))
+                    });
                     // Tokens are remembered by the very rules that they were checked by.
                     let same = known.map(|known| &known.rules).filter(|known| known.checks_like(&rules)).cloned();
                     let rules = same.unwrap_or_else(|| Arc::new(rules));

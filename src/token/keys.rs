@@ -102,14 +102,14 @@ pub struct RingState {
     pub failed: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shared {
     state: watch::Sender<State>,
     wanted: Notify,
     generation: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     keys: Option<Arc<KeySet>>,
     fetched: Option<Instant>,
@@ -122,10 +122,11 @@ struct State {
 }
 
 impl KeyRing {
-    /// Starts keeping the keys of `source`; the first fetch begins at once. Must be called on a tokio runtime.
-    pub fn start(name: String, source: KeySource, outside: Outside, settings: Settings) -> Self {
-        let shared =
-            Arc::new(Shared { state: watch::Sender::default(), wanted: Notify::new(), generation: AtomicU64::new(0) });
+    /// Starts keeping the keys of `source`, with what the ring `before` knows of it; the first fetch begins at once. Must be
+    /// called on a tokio runtime.
+    pub fn start(name: String, source: KeySource, outside: Outside, settings: Settings, before: Option<&Self>) -> Self {
+        let before = before.filter(|before| before.source == source);
+        let shared = Arc::new(before.map_or_else(Shared::default, |before| before.shared.heir()));
         let absent = moka::sync::Cache::builder().max_capacity(ABSENT_MAX).time_to_live(settings.absent).build();
         let kept = |path: &PathBuf| KeyCopy {
             path: path.clone(),
@@ -264,6 +265,13 @@ impl State {
 }
 
 impl Shared {
+    /// The same keys, of the same generation and age, for another ring to go on with.
+    fn heir(&self) -> Self {
+        let state = self.state.borrow();
+        let generation = self.generation.load(Ordering::Acquire);
+        Self { state: watch::Sender::new(state.clone()), wanted: Notify::new(), generation: generation.into() }
+    }
+
     /// How long the keys may still serve; long when there are none.
     fn fresh_for(&self, settings: &Settings) -> Duration {
         let state = self.state.borrow();
@@ -319,7 +327,7 @@ mod tests {
             let keys = serde_json::json!({ "keys": [SigningKey::es256(name).unwrap().jwk()] });
             KeySet::parse(keys.to_string().as_bytes()).unwrap()
         };
-        let shared = Shared { state: watch::Sender::default(), wanted: Notify::new(), generation: AtomicU64::new(0) };
+        let shared = Shared::default();
         const FETCHES: u64 = 2_000;
         std::thread::scope(|scope| {
             scope.spawn(|| (1..=FETCHES).for_each(|number| shared.publish(Ok(set(&number.to_string())))));

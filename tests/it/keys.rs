@@ -25,7 +25,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::{
     house::{self, House},
-    upgrade, wire,
+    reload, upgrade, wire,
 };
 
 /// What a key server does with the next request.
@@ -519,6 +519,32 @@ async fn while_fetching_fails_the_last_good_keys_serve_and_unknown_ones_are_503(
     server.become_(Mood::Status(500));
     until(&mut house, "stranger", (503, "keys_unavailable")).await;
     assert_eq!(call(&mut house, "agents").await, (200, "allowed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_keeps_keys_otherwise_keeps_those_there_are() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let folder = reload::folder();
+    let config = |settings: &str| {
+        let from = format!("jwks_uri: '{}', fetch_timeout_ms: 300, cooldown_s: 1, {settings}", server.url());
+        reload::CONFIG.replace("jwks_file: keys.json", &from)
+    };
+    let mut house = House::following(folder.path(), &config("stale_max_s: 3600")).await;
+    assert_eq!(call(&mut house, "agents").await, (200, "allowed"));
+    let upstream = format!("http://{}", house.service.address());
+    let becomes = |settings: &str| {
+        let text = config(settings).replace("UPSTREAM", &upstream);
+        reload::put(folder.path(), "config.yaml", &text);
+    };
+    server.become_(Mood::Status(500));
+    becomes("stale_max_s: 7200");
+    assert_eq!(reload::reloads(&house, 1).await, (1, 0, false));
+    assert_eq!(call(&mut house, "agents").await, (200, "allowed"));
+    // They are no younger for that.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    becomes("stale_max_s: 1");
+    assert_eq!(reload::reloads(&house, 2).await, (2, 0, false));
+    until(&mut house, "agents", (503, "keys_unavailable")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

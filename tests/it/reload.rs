@@ -32,13 +32,13 @@ routes:
 /// Long enough for a change to be noticed, to settle and to be read on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn put(folder: &Path, name: &str, text: &str) {
+pub(crate) fn put(folder: &Path, name: &str, text: &str) {
     // As editors do it.
     fs::write(folder.join("new"), text).unwrap();
     fs::rename(folder.join("new"), folder.join(name)).unwrap();
 }
 
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("policies")).unwrap();
     for name in ["policies/schema.cedarschema", "policies/users.cedar"] {
@@ -86,7 +86,7 @@ async fn becomes(house: &mut House, wanted: &str) {
 }
 
 /// The numbers of good and of refused reloads, once they sum up to `total`, and whether the last was refused.
-async fn reloads(house: &House, total: u64) -> (u64, u64, bool) {
+pub(crate) async fn reloads(house: &House, total: u64) -> (u64, u64, bool) {
     let start = Instant::now();
     loop {
         let text = house.operators("/metrics").await.body;
