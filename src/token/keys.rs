@@ -119,6 +119,8 @@ struct State {
     attempts: u64,
     failures: u64,
     failing: bool,
+    /// Whether the source has ever said which keys there are, if any.
+    answered: bool,
 }
 
 impl KeyRing {
@@ -285,6 +287,7 @@ impl Shared {
             state.attempts = state.attempts.saturating_add(1);
             state.attempted = Some(Instant::now());
             state.failing = outcome.is_err();
+            state.answered |= outcome.is_ok();
             match outcome {
                 Ok(keys) => state.put(keys, Duration::ZERO),
                 Err(()) => {
@@ -295,7 +298,15 @@ impl Shared {
         });
     }
 
-    /// Lets go of keys: all, or those that are too old to serve.
+    /// Lets go of all keys: the source says that there are none.
+    fn withdraw(&self) {
+        self.change(|state| {
+            state.answered = true;
+            state.keys.take().is_some()
+        });
+    }
+
+    /// Lets go of keys that are too old to serve.
     fn drop_keys(&self, is_due: impl Fn(&State) -> bool) {
         self.change(|state| is_due(state) && state.keys.take().is_some());
     }

@@ -332,6 +332,32 @@ async fn a_restart_while_the_issuer_fails_serves_by_the_last_good_keys() {
     assert_eq!(call(&mut house, "stranger").await, (503, "keys_unavailable"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_withdrawn_does_not_come_back_from_a_copy_that_cannot_be_written() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let folder = tempfile::tempdir().unwrap();
+    // So long a name that nothing can be written beside it, to be put in its place.
+    let copy = folder.path().join("k".repeat(250));
+    let kept = json!({
+        "issuer": "https://issuer.example", "source": server.url(), "fetched": "2026-11-18T11:08:20Z",
+        "keys": key_set(&["agents"]),
+    });
+    std::fs::write(&copy, kept.to_string()).unwrap();
+    let settings = format!("cooldown_s: 1, refresh_interval_s: 1, jwks_copy: '{}'", copy.display());
+    server.become_(Mood::Status(500));
+    let mut house = server.house_in(folder.path(), &settings).await;
+    assert_eq!(call(&mut house, "agents").await, (200, "allowed"), "the copy is a good one");
+    server.become_(Mood::Body(json!({ "keys": [] }).to_string()));
+    until(&mut house, "agents", (503, "keys_unavailable")).await;
+    server.become_(Mood::Status(500));
+    let failed = server.fetches() + 2;
+    while server.fetches() < failed {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(call(&mut house, "agents").await, (503, "keys_unavailable"));
+    assert_eq!(std::fs::read_to_string(&copy).unwrap(), kept.to_string());
+}
+
 /// What a gate says that starts with this copy of its issuer's keys.
 async fn start_with(
     server: &KeyServer,

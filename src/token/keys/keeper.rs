@@ -53,7 +53,7 @@ impl Keeper {
                     let withdrawn = error.is_withdrawal();
                     if withdrawn {
                         // An issuer that says that it has no key has withdrawn those it had.
-                        self.shared.drop_keys(|_| true);
+                        self.shared.withdraw();
                     } else {
                         self.recall().await;
                     }
@@ -81,12 +81,17 @@ impl Keeper {
         tracing::warn!(issuer = %self.name, %error, keys_age_s = age, "keys could not be fetched");
     }
 
-    /// Takes the keys from the copy, where there are none.
+    /// Takes the keys from the copy, where there are none and the issuer has never said which there are.
     async fn recall(&self) {
-        if let Some(copy) = self.copy.as_ref().filter(|_| self.shared.state.borrow().keys.is_none())
-            && let Some((keys, age)) = copy.recall(self.settings.stale_max).await
-        {
-            self.shared.change(|state| state.put(keys, age));
+        let is_due = {
+            let state = self.shared.state.borrow();
+            state.keys.is_none() && !state.answered
+        };
+        let Some(copy) = self.copy.as_ref().filter(|_| is_due) else { return };
+        match timeout(self.settings.fetch_timeout, copy.recall(self.settings.stale_max)).await {
+            Ok(Some((keys, age))) => self.shared.change(|state| state.put(keys, age)),
+            Ok(None) => {}
+            Err(_) => tracing::warn!(issuer = %self.name, "the copy of the keys takes long to read"),
         }
     }
 
