@@ -11,7 +11,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::VerifiedToken;
-use crate::base::{clock::Timestamp, digest::sha256, files::Files, json};
+use crate::base::{
+    clock::Timestamp,
+    digest::sha256,
+    files::{FILE_BYTES_MAX, Files},
+    json,
+};
 
 /// Entries that a list may have.
 pub const ENTRIES_MAX: usize = 100_000;
@@ -63,8 +68,8 @@ pub enum DenyListError {
         /// What is wrong with it.
         reason: String,
     },
-    /// More than [`ENTRIES_MAX`] entries.
-    #[error("more than {ENTRIES_MAX} entries")]
+    /// More than [`ENTRIES_MAX`] entries, or than [`FILE_BYTES_MAX`] bytes of them.
+    #[error("more than {ENTRIES_MAX} entries, or {FILE_BYTES_MAX} bytes")]
     TooMany,
 }
 
@@ -248,7 +253,7 @@ impl DenyFile {
     /// Adds an entry at the end; gives its name.
     ///
     /// # Errors
-    /// What the file system says.
+    /// What the file system says, or `TooMany`: the list would be one that nobody can read.
     pub fn add(&self, entry: &Entry) -> Result<EntryId, DenyListError> {
         let text = self.files.read(&self.path)?;
         if Denials::parse(&text)?.entries.len() >= ENTRIES_MAX {
@@ -256,7 +261,11 @@ impl DenyFile {
         }
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         let line = entry.line().map_err(io::Error::from)?;
-        self.files.replace(&self.path, &format!("{text}{end}{line}\n"))?;
+        let longer = format!("{text}{end}{line}\n");
+        if u64::try_from(longer.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
+            return Err(DenyListError::TooMany);
+        }
+        self.files.replace(&self.path, &longer)?;
         Ok(entry.id())
     }
 

@@ -266,6 +266,20 @@ async fn the_deny_list_is_shown_and_changed_only_to_who_shows_the_token() {
     assert_eq!(fs::read_to_string(folder.path().join("deny.jsonl")).unwrap(), "");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_would_make_the_list_too_large_to_be_read_is_refused() {
+    let remark = |bytes: usize| format!("#{}\n", "a".repeat(bytes - 2));
+    let folder = folder(&remark(16 * 1024 * 1024 - 50));
+    let mut house = house(folder.path()).await;
+    let entry = |user: &str| format!("{{\"user\":\"u|{user}\"}}");
+    assert_eq!(admin(&house, "POST", "/deny-list", TOKEN, &entry(&"a".repeat(100))).await.status, 507);
+    assert_eq!(admin(&house, "POST", "/deny-list", TOKEN, &entry("user-1")).await.status, 201);
+    assert_eq!(admin(&house, "POST", "/deny-list", TOKEN, &entry("user-with-a-long-name")).await.status, 507);
+    assert_eq!(call(&mut house, &json!({})).await, "token_revoked");
+    let listed = admin(&house, "GET", "/deny-list", TOKEN, "").await.json();
+    assert_eq!((listed["entries"].as_array().unwrap().len(), &listed["failing"]), (1, &json!(false)));
+}
+
 /// The blocks of `docs/deny-list.md` in this language.
 fn examples(language: &str) -> Vec<String> {
     let page = house::repository("docs/deny-list.md");
