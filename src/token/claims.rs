@@ -100,8 +100,12 @@ pub fn is_scope(text: &str) -> bool {
 pub struct ClaimPath(Vec<String>);
 
 impl ClaimPath {
-    /// Parses `claim` or `outer.inner`; `None` for an empty name.
+    /// Parses `claim` or `outer.inner`; `None` for an empty name. A URL is one name, whatever dots are in it: a public claim
+    /// (RFC 7519 section 4.2) is often named so.
     pub fn parse(path: &str) -> Option<Self> {
+        if path.contains("://") {
+            return Some(Self(vec![path.to_owned()]));
+        }
         let names: Vec<_> = path.split('.').map(str::to_owned).collect();
         names.iter().all(|name| !name.is_empty()).then_some(Self(names))
     }
@@ -164,5 +168,19 @@ mod tests {
         let array = Map::from_iter([("scope".to_owned(), json!(["a/read"]))]);
         assert_eq!(Claims(&array).words("scope", true), Ok(vec!["a/read".into()]));
         assert_eq!(Claims(&array).words("scope", false), Err(TokenError::Malformed));
+    }
+
+    #[test]
+    fn a_url_is_one_name_and_anything_else_is_divided_at_its_dots() {
+        let claims = json!({ "https://app.example/user_id": "u", "outer": { "inner": "i" }, "a.b": "never" });
+        let find = |path: &str| {
+            let path = ClaimPath::parse(path)?;
+            let (found, _) = path.find(claims.as_object().unwrap())?;
+            Some((found.as_str().unwrap().to_owned(), path.is_nested(), path.outermost().to_owned()))
+        };
+        let name = "https://app.example/user_id";
+        assert_eq!(find(name), Some(("u".into(), false, name.into())));
+        assert_eq!(find("outer.inner"), Some(("i".into(), true, "outer".into())));
+        assert_eq!((find("a.b"), find("https://app.example/user")), (None, None));
     }
 }
