@@ -1,13 +1,19 @@
 //! Whom the configuration trusts: issuers that cannot be mixed up, proofs that can be made, the deny-list.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+};
 
 use super::{
     Loaded,
     tls::{ClientCertificate, TlsConfig},
 };
 use crate::{
-    base::problem::{Problem, Problems},
+    base::{
+        problem::{Problem, Problems},
+        spanned::Spanned,
+    },
     entities::profile::ProfileConfig,
     token::{
         binding::Binding,
@@ -28,8 +34,16 @@ impl Loaded {
         let mut seen = HashSet::new();
         let (mut prefixes, mut users) = (HashMap::new(), HashMap::new());
         let names: HashSet<_> = configured.value.iter().map(|issuer| &issuer.settings().issuer.value).collect();
-        let mut issuers = Vec::new();
+        let (mut copies, mut issuers) = (HashSet::new(), Vec::new());
         for issuer in &configured.value {
+            let copy = issuer.settings().jwks_copy.as_ref();
+            let place = |copy: &Spanned<PathBuf>| self.files.real(&copy.value).unwrap_or_else(|_| copy.value.clone());
+            if let Some(shared) = copy.filter(|copy| !copies.insert(place(copy))) {
+                problems.push(
+                    Problem::at(shared, "two issuers' keys would be kept in one file, each in the other's place")
+                        .fix("give each a `jwks_copy` of its own"),
+                );
+            }
             let name = &issuer.settings().issuer;
             let Some(rules) = problems.keep(Rules::compile(issuer, &self.files)) else { continue };
             match rules.asked_about() {

@@ -323,6 +323,13 @@ fn several_issuers_need_names_that_cannot_be_mixed_up() {
         ),
         &["stands twice"],
     );
+    let copies = |first: &str, second: &str| {
+        let good = good.replace("audiences: [api]", &format!("audiences: [api], jwks_copy: {second}"));
+        problems_of(&good.replace("scope_prefix: orders/", &format!("scope_prefix: orders/\n      jwks_copy: {first}")))
+    };
+    assert_eq!(copies("a.json", "b.json"), "");
+    let shared = copies("a.json", "a.json");
+    assert!(shared.contains("kept in one file") && shared.contains("give each a `jwks_copy` of its own"), "{shared}");
     let none = MINIMAL.split("issuers:").next().unwrap().to_owned() + "issuers: []\nroutes: []\n";
     let shown = problems_of(&none);
     assert!(shown.contains("no issuer") && shown.contains("no route"), "{shown}");
