@@ -66,9 +66,11 @@ pub(super) struct Held {
     pub(super) generation: u64,
 }
 
-/// What is asked for may be had by a fetch that comes after these attempts.
+/// What is asked for may be had by a fetch that ends after these attempts, and is not there if one says so that began after
+/// those.
 pub(super) struct Worth {
     attempts: u64,
+    begun: u64,
 }
 
 /// Why no key could be had for a token.
@@ -116,6 +118,8 @@ struct State {
     /// How old the keys were when they were fetched: more than nothing when they came from the copy.
     age_then: Duration,
     attempted: Option<Instant>,
+    /// Fetches that were begun, and those of them that have ended.
+    begun: u64,
     attempts: u64,
     failures: u64,
     failing: bool,
@@ -186,7 +190,7 @@ impl KeyRing {
         match self.find(&state, &wanted) {
             Err(error) if !state.may_fetch(&self.settings) => Ok(Err(error)),
             Err(KeyError::Unknown) if self.absent.contains_key(&sha256(name.as_bytes())) => Ok(Err(KeyError::Unknown)),
-            Err(_) => Err(Worth { attempts: state.attempts }),
+            Err(_) => Err(Worth { attempts: state.attempts, begun: state.begun }),
             found => Ok(found),
         }
     }
@@ -199,14 +203,15 @@ impl KeyRing {
     pub(super) async fn keys_with(&self, name: &str, wanted: impl Fn(&KeySet) -> bool) -> Result<Held, KeyError> {
         let seen = match self.at_once(name, &wanted) {
             Ok(found) => return found,
-            Err(Worth { attempts }) => attempts,
+            Err(worth) => worth,
         };
         self.shared.wanted.notify_one();
         let mut state = self.shared.state.subscribe();
-        match timeout(self.patience(), state.wait_for(|state| state.attempts > seen)).await {
+        match timeout(self.patience(), state.wait_for(|state| state.attempts > seen.attempts)).await {
             Ok(Ok(state)) => {
                 let found = self.find(&state, &wanted);
-                if matches!(found, Err(KeyError::Unknown)) {
+                // A fetch that was under way may have been too early for it.
+                if matches!(found, Err(KeyError::Unknown)) && state.attempts > seen.begun {
                     self.absent.insert(sha256(name.as_bytes()), ());
                 }
                 found
@@ -271,7 +276,9 @@ impl Shared {
     fn heir(&self) -> Self {
         let state = self.state.borrow();
         let generation = self.generation.load(Ordering::Acquire);
-        Self { state: watch::Sender::new(state.clone()), wanted: Notify::new(), generation: generation.into() }
+        // A fetch that is under way does not end here.
+        let known = State { begun: state.attempts, ..state.clone() };
+        Self { state: watch::Sender::new(known), wanted: Notify::new(), generation: generation.into() }
     }
 
     /// How long the keys may still serve; long when there are none.
@@ -279,6 +286,14 @@ impl Shared {
         let state = self.state.borrow();
         let age = state.keys.as_ref().and(state.age());
         age.map_or(Duration::MAX, |age| settings.stale_max.saturating_sub(age)).max(Duration::from_millis(10))
+    }
+
+    /// Notes the beginning of a fetch.
+    fn begin(&self) {
+        self.change(|state| {
+            state.begun = state.begun.saturating_add(1);
+            false
+        });
     }
 
     /// Notes the end of a fetch.

@@ -41,6 +41,8 @@ enum Mood {
     Moved(&'static str),
     /// This document at this path alone.
     Only(&'static str, String),
+    /// Keys, after a while.
+    Late(Vec<&'static str>),
     Silence,
 }
 
@@ -144,6 +146,10 @@ async fn respond(mood: Mood, path: String) -> Response<Full<Bytes>> {
         Mood::Status(status) => text(StatusCode::from_u16(status).unwrap(), "{\"keys\":[]}".into()),
         Mood::Body(body) => text(StatusCode::OK, body),
         Mood::Redirect(to) => redirect(&to),
+        Mood::Late(names) => {
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            text(StatusCode::OK, key_set(&names))
+        }
         Mood::Silence => std::future::pending().await,
     }
 }
@@ -259,6 +265,25 @@ async fn a_key_that_the_issuer_does_not_have_is_not_asked_for_again_and_again() 
         house::key("stranger").sign_text("{\"alg\":\"RS256\",\"kid\":\"another\"}", &claims().to_string()).unwrap();
     assert_eq!(call_with(&mut house, &other).await, (401, "key_unknown"));
     assert_eq!(server.fetches(), 3, "another was not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_a_fetch_was_too_early_for_is_asked_for_again() {
+    let server = KeyServer::start(Mood::Keys(vec!["agents"])).await;
+    let mut house = server.house("cooldown_s: 1, unknown_key_s: 3600, fetch_timeout_ms: 5000").await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    server.become_(Mood::Late(vec!["agents"]));
+    let address = house.app.address();
+    let other = tokio::spawn(async move { wire::Answer::parse(&wire::send(address, &unknown_key("early-499")).await) });
+    while server.fetches() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    server.become_(Mood::Keys(vec!["agents", "stranger"]));
+    assert_eq!(call(&mut house, "stranger").await, (401, "key_unknown"));
+    assert_eq!((other.await.unwrap().status, server.fetches()), (401, 2), "one fetch answered both");
+    assert_eq!(house.record().await.unwrap().code, "key_unknown");
+    until(&mut house, "stranger", (200, "allowed")).await;
+    assert_eq!(server.fetches(), 3);
 }
 
 /// Presents tokens with an unknown key until the server has seen `fetches`.

@@ -38,6 +38,7 @@ impl Keeper {
         let mut retry = RETRY_FIRST;
         loop {
             self.shared.drop_keys(|state| state.current(settings).is_none());
+            self.shared.begin();
             let (pause, kept) = match self.source.load(&self.outside, settings.fetch_timeout).await {
                 Ok((document, keys)) => {
                     self.note(&keys);
