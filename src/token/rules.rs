@@ -164,7 +164,8 @@ impl Rules {
         })
     }
 
-    /// When the token, or the delegation in it, ceases to hold; leeway included.
+    /// When the token, or the delegation in it, ceases to hold; leeway included. One that its issuer says no end of ends with
+    /// the answer.
     fn check_time(
         &self,
         claims: Claims<'_>,

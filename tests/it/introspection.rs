@@ -13,14 +13,15 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use portcullis::{
     base::files::Files,
-    config,
+    config::{self, Loaded},
     server::http1::{Http1Server, answer},
 };
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 
 use crate::{
     house::{self, House, NOW},
-    proof, wire,
+    proof, upgrade, wire,
 };
 
 /// What the issuer does with a question.
@@ -124,6 +125,10 @@ fn active_with(name: &str, value: Value) -> Mood {
 const SECRET: &str = "audiences: [api], client_secret: { file: secret }";
 
 async fn gate(entries: &[String]) -> House {
+    House::of(load(entries), NOW).await
+}
+
+fn load(entries: &[String]) -> Loaded {
     let list: String = entries.iter().map(|entry| format!("  - {entry}\n")).collect();
     let text = format!(
         "listen: 127.0.0.1:0\norigins: ['{}']\nupstream: {{ url: 'http://127.0.0.1:1' }}\nissuers:\n{list}routes:\n\
@@ -137,8 +142,7 @@ async fn gate(entries: &[String]) -> House {
     let more = [("secret", "s3/cr:et\n".to_owned()), ("keys.json", keys), ("key.pem", private_key())];
     let files = policies.iter().chain(&more);
     let files = Files::memory(files.map(|(name, text)| (*name, text.as_str())));
-    let loaded = config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"));
-    House::of(loaded, NOW).await
+    config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn private_key() -> String {
@@ -174,6 +178,22 @@ async fn an_active_token_is_asked_about_once_and_let_in() {
     assert_eq!(asked[0].form["token_type_hint"], "access_token");
     let basic = STANDARD.decode(asked[0].authorization.strip_prefix("Basic ").unwrap()).unwrap();
     assert_eq!(String::from_utf8(basic).unwrap(), "ga%3Ate:s3%2Fcr%3Aet");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_by_a_token_without_an_end_ends_with_the_answer_about_it() {
+    let issuer = Issuer::start(active_with("exp", json!(null))).await;
+    let (upstream, _) = upgrade::upstream(upgrade::SWITCHES).await;
+    let mut house = House::before(load(&[issuer.entry(SECRET)]), &format!("http://{upstream}")).await;
+    let mut stream = upgrade::tunnel_by(&house, "opaque").await;
+    // `cache_max_s` and `leeway_s` are 60 and 10.
+    for (now, passes) in [(NOW + 69, true), (NOW + 70, false)] {
+        house.at(now);
+        stream.write_all(b"more").await.unwrap();
+        assert_eq!(upgrade::next(&mut stream).await, if passes { &b"MORE"[..] } else { b"" });
+    }
+    assert_eq!(house.record().await.unwrap().code, "token_expired");
+    assert_eq!(issuer.questions(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
