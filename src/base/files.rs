@@ -116,6 +116,19 @@ impl Files {
     /// # Errors
     /// What the file system says; files in memory are not written.
     pub fn replace(&self, path: &Path, text: &str) -> io::Result<()> {
+        self.put(path, text, |_| Ok(true)).map(drop)
+    }
+
+    /// The same, unless the file is no longer the one that was `seen` once all is written but the name; whether it was done.
+    ///
+    /// # Errors
+    /// What the file system says; files in memory are not written.
+    pub fn replace_unless_changed(&self, path: &Path, seen: &Stamp, text: &str) -> io::Result<bool> {
+        self.put(path, text, |path| Ok(Stamp::of(path)? == *seen))
+    }
+
+    /// Puts `text` in the place of `path` if it still may; whether it might.
+    fn put(&self, path: &Path, text: &str, may: impl FnOnce(&Path) -> io::Result<bool>) -> io::Result<bool> {
         let path = self.real(path)?;
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -123,19 +136,22 @@ impl Files {
         let new = folder.join(name);
         // A name that nobody can have put there, so that nothing is written through a link.
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-        let written = (|| {
+        let put = (|| -> io::Result<bool> {
             if let Ok(before) = std::fs::metadata(&path) {
                 file.set_permissions(before.permissions())?;
             }
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            std::fs::rename(&new, &path)
+            if !may(&path)? {
+                return Ok(false);
+            }
+            std::fs::rename(&new, &path).map(|()| true)
         })();
-        if written.is_err() {
+        if !matches!(put, Ok(true)) {
             let _ = std::fs::remove_file(&new);
+            return put;
         }
-        written?;
-        File::open(folder)?.sync_all()
+        File::open(folder)?.sync_all().map(|()| true)
     }
 
     /// Does `work` while nobody else, in this process or another, does work on `path`.
@@ -256,5 +272,20 @@ mod tests {
             assert_eq!(files.read(&listed[0]).unwrap(), "1");
             assert!(files.read(Path::new("nowhere")).is_err());
         }
+    }
+
+    #[test]
+    fn a_file_that_has_changed_since_it_was_seen_is_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (files, name) = (Files::disk(folder.path()), Path::new("list"));
+        std::fs::write(folder.path().join(name), "one\n").unwrap();
+        let seen = files.stamp(name).unwrap();
+        std::fs::write(folder.path().join(name), "one\ntwo\n").unwrap();
+        assert!(!files.replace_unless_changed(name, &seen, "three\n").unwrap());
+        assert_eq!(files.read(name).unwrap(), "one\ntwo\n");
+        let seen = files.stamp(name).unwrap();
+        assert!(files.replace_unless_changed(name, &seen, "three\n").unwrap());
+        assert_eq!(files.read(name).unwrap(), "three\n");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left lying about");
     }
 }

@@ -21,6 +21,9 @@ use crate::base::{
 /// Entries that a list may have.
 pub const ENTRIES_MAX: usize = 100_000;
 
+/// How often a change is begun anew because somebody else wrote to the file.
+const EDITS_MAX: usize = 10;
+
 /// A line, as it is written. Every member that it has must be so for a token to be refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -255,18 +258,16 @@ impl DenyFile {
     /// # Errors
     /// What the file system says, or `TooMany`: the list would be one that nobody can read.
     pub fn add(&self, entry: &Entry) -> Result<EntryId, DenyListError> {
-        let text = self.files.read(&self.path)?;
-        if Denials::parse(&text)?.entries.len() >= ENTRIES_MAX {
-            return Err(DenyListError::TooMany);
-        }
-        let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         let line = entry.line().map_err(io::Error::from)?;
-        let longer = format!("{text}{end}{line}\n");
-        if u64::try_from(longer.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
-            return Err(DenyListError::TooMany);
-        }
-        self.files.replace(&self.path, &longer)?;
-        Ok(entry.id())
+        self.edit(|text| {
+            let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+            let longer = format!("{text}{end}{line}\n");
+            let is_too_large = u64::try_from(longer.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX;
+            if is_too_large || Denials::parse(text)?.entries.len() >= ENTRIES_MAX {
+                return Err(DenyListError::TooMany);
+            }
+            Ok((Some(longer), entry.id()))
+        })
     }
 
     /// Removes the entries of this name; gives how many there were.
@@ -274,18 +275,67 @@ impl DenyFile {
     /// # Errors
     /// What the file system says.
     pub fn remove(&self, id: &str) -> Result<usize, DenyListError> {
-        let text = self.files.read(&self.path)?;
         let is_named = |line: &str| is_entry(line) && Entry::parse(line.as_bytes()).is_ok_and(|entry| entry.id() == id);
-        let removed = text.lines().filter(|line| is_named(line)).count();
-        if removed > 0 {
-            let kept: String = text.lines().filter(|line| !is_named(line)).map(|line| format!("{line}\n")).collect();
-            self.files.replace(&self.path, &kept)?;
+        self.edit(|text| {
+            let removed = text.lines().filter(|line| is_named(line)).count();
+            let kept =
+                || text.lines().filter(|line| !is_named(line)).map(|line| format!("{line}\n")).collect::<String>();
+            Ok(((removed > 0).then(kept), removed))
+        })
+    }
+
+    /// Puts what `edit` makes of the text in its place, if anything; anew where somebody else wrote to the file meanwhile, so
+    /// that what they wrote is not lost.
+    fn edit<T>(&self, edit: impl Fn(&str) -> Result<(Option<String>, T), DenyListError>) -> Result<T, DenyListError> {
+        for _ in 0..EDITS_MAX {
+            // Before it is read, so that what is written from then on is noticed.
+            let seen = self.files.stamp(&self.path)?;
+            let (text, outcome) = edit(&self.files.read(&self.path)?)?;
+            let is_done = match text {
+                Some(text) => self.files.replace_unless_changed(&self.path, &seen, &text)?,
+                None => true,
+            };
+            if is_done {
+                return Ok(outcome);
+            }
         }
-        Ok(removed)
+        Err(io::Error::other("others go on writing to it").into())
     }
 }
 
 fn is_entry(line: &str) -> bool {
     let line = line.trim();
     !line.is_empty() && !line.starts_with('#')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, fs};
+
+    use super::*;
+
+    #[test]
+    fn what_others_write_while_the_list_is_changed_is_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = DenyFile { files: Files::disk(folder.path()), path: "deny.jsonl".into() };
+        let path = folder.path().join("deny.jsonl");
+        let write = |more: &str| fs::write(&path, fs::read_to_string(&path).unwrap() + more).unwrap();
+        fs::write(&path, "# one\n").unwrap();
+        let times = Cell::new(0);
+        let edit = |others: usize| {
+            times.set(0);
+            file.edit(|text| {
+                if times.get() < others {
+                    write("# theirs\n");
+                }
+                times.set(times.get() + 1);
+                Ok((Some(format!("{text}# ours\n")), ()))
+            })
+        };
+        edit(1).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "# one\n# theirs\n# ours\n");
+        assert!(edit(usize::MAX).is_err());
+        assert_eq!(times.get(), EDITS_MAX);
+        assert_eq!(fs::read_to_string(&path).unwrap().matches("ours").count(), 1);
+    }
 }
