@@ -116,6 +116,44 @@ impl RecordLine {
     }
 }
 
+/// What stands on a line.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A record.
+    Record(Box<RecordLine>),
+    /// A word of the chain's own, and how many records could not be written as it says.
+    OfChain {
+        /// Those records.
+        dropped: u64,
+    },
+}
+
+/// A line of the chain's own.
+#[derive(Deserialize)]
+#[serde(tag = "chain", rename_all = "snake_case")]
+enum ChainLine {
+    Opened,
+    Signed,
+    Torn,
+    Dropped { records: u64 },
+}
+
+/// What stands on `line`.
+///
+/// # Errors
+/// Why it is neither a record nor a line of the chain's own.
+pub fn content(line: &[u8]) -> Result<Content, String> {
+    let error = match serde_json::from_slice(line) {
+        Ok(record) => return Ok(Content::Record(Box::new(record))),
+        Err(error) => error,
+    };
+    match serde_json::from_slice(line) {
+        Ok(ChainLine::Opened | ChainLine::Signed | ChainLine::Torn) => Ok(Content::OfChain { dropped: 0 }),
+        Ok(ChainLine::Dropped { records }) => Ok(Content::OfChain { dropped: records }),
+        Err(_) => Err(error.to_string()),
+    }
+}
+
 /// A line of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {

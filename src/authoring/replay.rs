@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::recorded::{Line, Part, RecordLine, next_line};
+use super::recorded::{Content, Line, Part, RecordLine, content, next_line};
 use crate::{
     entities::{DecisionRequest, hiding::Reading, recorded::RecordedQuestion},
     policy::{Policies, needs::Need, stores::DEFAULT},
@@ -98,7 +98,9 @@ pub struct Tally {
     pub needed: BTreeMap<String, usize>,
     /// Lines that are no records, or too long, so that nobody can tell.
     pub unreadable: usize,
-    /// The first of them, and why.
+    /// Records that could not be written, as the log's chain says, so that nobody can tell.
+    pub dropped: usize,
+    /// The first line that is no record, and why.
     pub first_unreadable: Option<(usize, String)>,
     /// Changes by policy.
     pub by_policy: Counts,
@@ -182,7 +184,13 @@ impl<'a> Replay<'a> {
         if line.trim_ascii().is_empty() {
             return Ok(());
         }
-        let record: RecordLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let record = match content(line)? {
+            Content::Record(record) => *record,
+            Content::OfChain { dropped } => {
+                tally.dropped = tally.dropped.saturating_add(usize::try_from(dropped).unwrap_or(usize::MAX));
+                return Ok(());
+            }
+        };
         let question = record.question.as_ref().map(|question| question.read(&self.reading)).transpose()?;
         tally.records = tally.records.saturating_add(1);
         let count = match (record.part_of_policies(), record.question.as_ref().zip(question)) {
@@ -285,7 +293,8 @@ impl Tally {
 
     /// Records that nobody can tell of.
     pub fn unjudged(&self) -> usize {
-        [self.without_question, self.other_keys, self.unfaithful, self.unreadable].iter().sum()
+        let counts = [self.without_question, self.other_keys, self.unfaithful, self.unreadable, self.dropped];
+        counts.into_iter().fold(0, usize::saturating_add)
     }
 
     fn note_unreadable(&mut self, number: usize, why: String) {
@@ -332,6 +341,7 @@ impl Tally {
             (&mut self.other_keys, other.other_keys),
             (&mut self.unfaithful, other.unfaithful),
             (&mut self.unreadable, other.unreadable),
+            (&mut self.dropped, other.dropped),
         ] {
             *sum = sum.saturating_add(more);
         }

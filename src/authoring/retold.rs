@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::recorded::{Line, RecordLine, next_line};
+use super::recorded::{Content, Line, RecordLine, content, next_line};
 
 /// Scenarios that are made of one log.
 const SCENARIOS_MAX: usize = 10_000;
@@ -29,6 +29,8 @@ struct Made {
     nodes: usize,
     bytes: usize,
     unreadable: usize,
+    /// Could not be written, as the chain says.
+    dropped: u64,
     without_question: usize,
     hidden: usize,
     deep: usize,
@@ -54,9 +56,13 @@ pub fn scenarios(mut log: impl BufRead, out: &mut impl Write) -> Result<String, 
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let record = Some(&line).filter(|_| read == Line::Read).and_then(|line| serde_json::from_slice(line).ok());
-        let scenario = match record {
-            Some(record) => made.scenario(&record),
+        let content = Some(&line).filter(|_| read == Line::Read).and_then(|line| content(line).ok());
+        let scenario = match content {
+            Some(Content::Record(record)) => made.scenario(&record),
+            Some(Content::OfChain { dropped }) => {
+                made.dropped = made.dropped.saturating_add(dropped);
+                None
+            }
             None => {
                 made.unreadable = made.unreadable.saturating_add(1);
                 None
@@ -112,8 +118,10 @@ impl Made {
 
     /// What to tell of it.
     fn told(&self) -> Result<String, String> {
+        let dropped = usize::try_from(self.dropped).unwrap_or(usize::MAX);
         let left = [
             (self.unreadable, "cannot be read"),
+            (dropped, "could not be written when they were made"),
             (self.without_question, "hold no question"),
             (self.hidden, "hold pseudonyms, so that what policies say to them tells nothing"),
             (self.deep, "are nested too deep"),
@@ -201,6 +209,21 @@ mod tests {
         let (text, told) = made(&line.repeat(SCENARIOS_MAX + 3));
         assert_eq!(told, "10000 scenarios; 3 records are more than one file of scenarios can hold");
         assert_eq!(read(&text).scenarios.len(), SCENARIOS_MAX);
+    }
+
+    #[test]
+    fn lines_of_a_chain_are_passed_over() {
+        let record = record(&json!({}));
+        let log = format!(
+            "{{\"time\":\"t\",\"chain\":\"opened\",\"prev\":\"p\",\"seq\":0,\"hash\":\"h\"}}\n{record}\n\
+             {{\"time\":\"t\",\"chain\":\"signed\",\"signature\":\"s\",\"seq\":2,\"hash\":\"h\"}}\n"
+        );
+        assert_eq!(made(&log).1, "1 scenarios");
+        let dropped = "{\"time\":\"t\",\"chain\":\"dropped\",\"records\":3,\"seq\":3,\"hash\":\"h\"}\n";
+        assert_eq!(
+            made(&format!("{log}{dropped}{{\"chain\":\"new\"}}\n")).1,
+            "1 scenarios; 1 records cannot be read; 3 records could not be written when they were made"
+        );
     }
 
     #[test]

@@ -135,6 +135,7 @@ fn text(screen: &Screen, tally: &Tally) -> String {
         (tally.other_keys, "hold pseudonyms of a key that is not known here: nobody can tell"),
         (tally.unfaithful, "need what stands under a pseudonym: nobody can tell"),
         (tally.unreadable, "lines cannot be read: nobody can tell"),
+        (tally.dropped, "could not be written when they were made: nobody can tell"),
     ] {
         if count > 0 {
             text += &format!("  {}\n", screen.paint(Tone::Warn, &format!("{count:>8}  {why}")));

@@ -248,8 +248,15 @@ fn forbid_widening_passes_only_what_was_shown() {
     let (same, wider) = (format!("{root}/examples/own-data/policies"), format!("{root}/examples/own-data/candidate"));
     let log = house::repository("examples/own-data/decisions.jsonl");
     let refused = log.lines().find(|line| line.contains("route_missing")).unwrap();
+    let link = |rest: &str| format!("{{\"time\":\"2026-01-01T00:00:00Z\",{rest},\"seq\":0,\"hash\":\"h\"}}\n");
+    let (opened, signed) =
+        (link("\"chain\":\"opened\",\"prev\":\"h\""), link("\"chain\":\"signed\",\"signature\":\"s\""));
+    let dropped = link("\"chain\":\"dropped\",\"records\":3");
     for (log, policies, code, said) in [
         (&*log, &*same, 0, ""),
+        (&format!("{opened}{log}{signed}"), &same, 0, ""),
+        (&format!("{opened}{log}{dropped}"), &same, 1, "of 3 decisions nobody can tell"),
+        (&format!("{opened}{signed}"), &same, 1, "the log holds no record"),
         (&log, &wider, 1, "2 decisions would be wider"),
         (&log.replace("\"question\":{", "\"asked\":{"), &same, 1, "of 6 decisions nobody can tell"),
         (&format!("{log}{{"), &same, 1, "of 1 decisions nobody can tell"),
