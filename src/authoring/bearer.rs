@@ -65,6 +65,21 @@ pub(super) fn issuer_of(authorization: &str) -> Option<String> {
     claims.get("iss")?.as_str().map(str::to_owned)
 }
 
+/// The issuer that `claims` name.
+fn named_in<'c>(claims: &Map<String, Value>, config: &'c Config) -> Option<&'c IssuerConfig> {
+    let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
+    config.issuers.value.iter().find(|known| known.settings().issuer.value == issuer)
+}
+
+/// `header` with the `typ` that tokens of the issuer of `claims` must have, where it says none.
+pub(super) fn typed(config: &Config, claims: &Map<String, Value>, header: &Map<String, Value>) -> Map<String, Value> {
+    let mut header = header.clone();
+    if matches!(named_in(claims, config), Some(IssuerConfig::Rfc9068(_))) {
+        header.entry("typ").or_insert("at+jwt".into());
+    }
+    header
+}
+
 impl StandIns {
     pub(super) fn new() -> Result<Self, Unspecified> {
         Ok(Self {
@@ -108,9 +123,7 @@ impl StandIns {
                 claims.entry(name).or_insert(value);
             }
         };
-        let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
-        let known = config.issuers.value.iter().find(|known| known.settings().issuer.value == issuer);
-        let Some(known) = known else {
+        let Some(known) = named_in(&claims, config) else {
             // It is refused, as it should be.
             return Ok(Bearer { token: Some(self.signed(&self.ec, header, &claims)?), ..Bearer::default() });
         };
@@ -139,11 +152,7 @@ impl StandIns {
         }
         let by_default = !matches!(known, IssuerConfig::CognitoAccess(_));
         let signs_ec = settings.algorithms.as_ref().map_or(by_default, |named| named.value.contains(&Algorithm::ES256));
-        let mut header = header.clone();
-        if matches!(known, IssuerConfig::Rfc9068(_)) {
-            header.entry("typ").or_insert("at+jwt".into());
-        }
-        bearer.token = Some(self.signed(if signs_ec { &self.ec } else { &self.rsa }, &header, &claims)?);
+        bearer.token = Some(self.signed(if signs_ec { &self.ec } else { &self.rsa }, header, &claims)?);
         Ok(bearer)
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     answers::{Answer, Answers, Tables},
-    bearer::{Bearer, StandIns, holds_keys, issuer_of},
+    bearer::{Bearer, StandIns, holds_keys, issuer_of, typed},
     call::Call,
 };
 use crate::{
@@ -75,6 +75,8 @@ pub enum Token {
     Of(Map<String, Value>, Map<String, Value>),
     /// The same, where nothing is put in for these claims.
     Without(Map<String, Value>, Map<String, Value>, Vec<String>),
+    /// The same of a token that somebody has, with the rest of its header: nothing is put in there.
+    Again(Map<String, Value>, Map<String, Value>, Vec<String>),
 }
 
 /// What came of it.
@@ -176,11 +178,14 @@ impl Stage {
     /// Why `part` is none that could come to a gate.
     pub async fn rehearse(&self, part: &Part) -> Result<Outcome, String> {
         self.tells_apart(&part.answers)?;
-        let make = |claims, header, without| self.stand_ins.token(&self.config, claims, header, without, part.now);
+        let make = |claims: &Map<String, Value>, header: &Map<String, Value>, without: &[String]| {
+            self.stand_ins.token(&self.config, claims, header, without, part.now)
+        };
         let bearer = match &part.token {
             Token::AsIs => self.can_verify(&part.request).map(|()| Bearer::default())?,
-            Token::Of(claims, header) => make(claims, header, &[])?,
-            Token::Without(claims, header, without) => make(claims, header, without)?,
+            Token::Of(claims, header) => make(claims, &typed(&self.config, claims, header), &[])?,
+            Token::Without(claims, header, without) => make(claims, &typed(&self.config, claims, header), without)?,
+            Token::Again(claims, header, without) => make(claims, header, without)?,
         };
         let told = bearer.token.clone().zip(bearer.said.clone());
         let answers = Arc::new(Answers::new(part.answers.clone(), told.into_iter().collect(), self.beyond.clone()));

@@ -30,6 +30,7 @@ use crate::{
     base::{
         clock::{Clock, SystemClock, Timestamp},
         counters::Uncounted,
+        json,
         outside::Outside,
         problem::{Problem, Problems},
     },
@@ -38,6 +39,7 @@ use crate::{
     policy::{Decision, stores::DEFAULT},
     server::sql::Sql,
     snapshot::Blueprint,
+    token::algorithm::Algorithm,
 };
 
 /// The largest HAR file that is read, in bytes.
@@ -45,6 +47,13 @@ const HAR_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// The most that is read of a command or of claims, in bytes.
 const TEXT_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What `--unverified` leaves out.
+const NOT_LOOKED_AT: &str = "`--unverified`: not looked at: the signature, the key (`kid`) and whether the issuer may sign by \
+                             that algorithm, the times (`iat`, `exp`, `nbf`), and what the token is bound to (`cnf`)";
+
+/// What cannot be taken for genuine.
+const NO_JWT: &str = "the token is no JWT: what it says cannot be read";
 
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["url", "curl", "har", "log"])))]
@@ -178,6 +187,7 @@ async fn of_request(options: &Options, loaded: Loaded) -> Result<Account, Failur
         request: asked.head,
     };
     let mut account = Account::of(&stage.with(reached.within(outside)).rehearse(&part).await?);
+    account.notes.extend(options.unverified.then(|| NOT_LOOKED_AT.to_owned()));
     account.notes.extend(reached.failures());
     account.notes.extend(way_round(&account.code).map(str::to_owned));
     Ok(account)
@@ -234,18 +244,33 @@ fn given_claims(text: &str) -> Result<Map<String, Value>, String> {
         Some(path) => read(Path::new(path), TEXT_BYTES_MAX)?,
         None => text.to_owned(),
     };
-    serde_json::from_str(&text).map_err(|error| format!("the claims are no JSON object: {error}"))
+    json::parse_object(text.as_bytes()).map_err(|error| format!("the claims are no JSON object: {error}"))
 }
 
-/// What `token` says, for whoever knows that it is genuine; its times and its binding are not looked at.
+/// What `token` says, for whoever knows that it is genuine, but for what is [`NOT_LOOKED_AT`]. What no signature would make
+/// good, such as a time that is none, stays as it is, for the gate to refuse.
 fn unverified(token: &str) -> Result<Token, String> {
-    let payload = token.split('.').nth(1).and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
-    let claims = payload.and_then(|payload| serde_json::from_slice::<Map<String, Value>>(&payload).ok());
-    let mut claims = claims.ok_or("the token is no JWT: what it says cannot be read")?;
-    for name in ["iat", "exp", "nbf", "cnf"] {
-        claims.remove(name);
-    }
-    Ok(Token::Of(claims, Map::new()))
+    let parts: Vec<_> = token.split('.').collect();
+    let [header, payload, _] = parts.as_slice() else { return Err(NO_JWT.into()) };
+    let (mut header, mut claims) = (part_of_jwt(header)?, part_of_jwt(payload)?);
+    header.entry("alg").or_insert(Value::Null);
+    header.retain(|name, value| match name.as_str() {
+        "alg" => value.as_str().and_then(Algorithm::from_name).is_none(),
+        "kid" => !value.is_string(),
+        _ => true,
+    });
+    let missing = ["iat", "exp"].into_iter().filter(|name| !claims.contains_key(*name)).map(str::to_owned).collect();
+    claims.retain(|name, value| match name.as_str() {
+        "iat" | "exp" | "nbf" => value.as_f64().and_then(Timestamp::from_numeric_date).is_none(),
+        "cnf" => !value.is_object(),
+        _ => true,
+    });
+    Ok(Token::Again(claims, header, missing))
+}
+
+fn part_of_jwt(part: &str) -> Result<Map<String, Value>, String> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| NO_JWT)?;
+    json::parse_object(&bytes).map_err(|error| format!("the gate takes no such token (token_malformed): {error}"))
 }
 
 fn of_record(loaded: &Loaded, log: &Path, id: &str) -> Result<Account, Failure> {

@@ -275,9 +275,7 @@ fn explain_takes_what_people_have_at_hand() {
     assert_eq!(none.status.code(), Some(1));
     assert!(all(&none).contains("no record of the decision `01A`"), "{}", all(&none));
     // A token of yesterday, signed by a key that is not at hand.
-    let token = house::key("stranger")
-        .sign(&serde_json::from_str(&house::repository("examples/own-data/claims.json")).unwrap())
-        .unwrap();
+    let token = token_of_a_stranger();
     let curl = format!("curl https://api.example/users/user-1/data -H 'Authorization: Bearer {token}'");
     assert_eq!(explain(&["--curl", &curl, "--unverified"])["code"], "allowed");
     let verified = explain(&["--curl", &curl]);
@@ -303,6 +301,68 @@ fn token_of_a_stranger() -> String {
     claims["iat"] = 1_700_000_000.into();
     claims["exp"] = 4_000_000_000_u64.into();
     house::key("stranger").sign(&claims).unwrap()
+}
+
+#[test]
+fn no_token_is_taken_for_genuine_that_the_gate_would_refuse_whoever_signed_it() {
+    let folder = workplace();
+    let mut claims: Value = serde_json::from_str(&house::repository("examples/own-data/claims.json")).unwrap();
+    claims["iat"] = 1_700_000_000.into();
+    let endless = claims.to_string();
+    claims["exp"] = 1_700_000_300.into();
+    let claims = claims.to_string();
+    let explained = |header: &str, claims: &str| {
+        let token = house::key("stranger").sign_text(header, claims).unwrap();
+        run(
+            folder.path(),
+            &[&OWN_DATA[..], &["--offline", "--json", "--unverified", "--token", &token, "/users/user-1/data"]]
+                .concat(),
+        )
+    };
+    let plain = r#"{"alg":"RS256","kid":"k"}"#;
+    let dates = |iat: &str| claims.replace("1700000000", iat);
+    for (header, claims, code) in [
+        (plain, claims.clone(), "allowed"),
+        (r#"{"alg":"RS256","kid":"k","typ":"JWT","cty":"x"}"#, claims.clone(), "allowed"),
+        (r#"{"alg":"RS256","kid":"k","crit":["b64"]}"#, claims.clone(), "token_header_refused"),
+        (r#"{"alg":"RS256","kid":"k","typ":"at+jwt"}"#, claims.clone(), "token_type_wrong"),
+        (r#"{"alg":"RS256","kid":7}"#, claims.clone(), "token_malformed"),
+        (r#"{"alg":"HS256","kid":"k"}"#, claims.clone(), "algorithm_refused"),
+        (r#"{"alg":"none"}"#, claims.clone(), "algorithm_refused"),
+        (r#"{"kid":"k"}"#, claims.clone(), "algorithm_refused"),
+        (plain, dates("\"yesterday\""), "token_malformed"),
+        (plain, endless, "token_malformed"),
+    ] {
+        let told = explained(header, &claims);
+        let account: Value = serde_json::from_slice(&told.stdout).unwrap_or_else(|_| panic!("{}", all(&told)));
+        assert_eq!(account["code"], code, "{header} {claims}: {account:#}");
+        assert!(account["notes"].to_string().contains("not looked at: the signature"), "{account:#}");
+    }
+    let twice = claims.replacen('{', "{\"callerApp\":\"Other\",", 1);
+    let told = explained(plain, &twice);
+    assert_eq!(told.status.code(), Some(1), "{}", all(&told));
+    assert!(all(&told).contains("token_malformed"), "{}", all(&told));
+    let told = run(folder.path(), &[&OWN_DATA[..], &["--offline", "--claims", &twice, "/users/user-1/data"]].concat());
+    assert_eq!(told.status.code(), Some(1), "{}", all(&told));
+    assert!(all(&told).contains("the claims are no JSON object"), "{}", all(&told));
+    // The issuer's tokens must say of what type they are: nothing is put in for one that does not.
+    let path = folder.path().join("examples/own-data/config.yaml");
+    let config = fs::read_to_string(&path).unwrap();
+    let config = config.replace("cognito_access:", "rfc9068:").replace(
+        "      client_ids: [1example23456789]\n      scope_prefix: crossDomainService/\n",
+        "      audiences: [api]\n",
+    );
+    fs::write(&path, config).unwrap();
+    let claims = claims.replacen('{', "{\"aud\":\"api\",\"jti\":\"1\",", 1);
+    for (header, code) in [
+        (plain, "token_type_wrong"),
+        (r#"{"alg":"RS256","kid":"k","typ":"JWT"}"#, "token_type_wrong"),
+        (r#"{"alg":"RS256","kid":"k","typ":"at+jwt"}"#, "allowed"),
+    ] {
+        let told = explained(header, &claims);
+        let account: Value = serde_json::from_slice(&told.stdout).unwrap_or_else(|_| panic!("{}", all(&told)));
+        assert_eq!(account["code"], code, "{header}: {account:#}");
+    }
 }
 
 const OWN_DATA: [&str; 3] = ["explain", "--config", "examples/own-data/config.yaml"];
