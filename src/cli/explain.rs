@@ -55,6 +55,8 @@ const NOT_LOOKED_AT: &str = "`--unverified`: not looked at: the signature, the k
 /// What cannot be taken for genuine.
 const NO_JWT: &str = "the token is no JWT: what it says cannot be read";
 
+// What is asked for is one of a group, beside which clap waives what an option `requires`: each names what it cannot stand
+// beside, too.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["url", "curl", "har", "log"])))]
 pub(super) struct Options {
@@ -64,10 +66,10 @@ pub(super) struct Options {
     /// The request: a path or a URL.
     url: Option<String>,
     /// Its method.
-    #[arg(short = 'X', long, default_value = "GET", requires = "url")]
+    #[arg(short = 'X', long, default_value = "GET", requires = "url", conflicts_with_all = ["curl", "har", "log"])]
     method: String,
     /// A header field, `Name: value`; may be repeated.
-    #[arg(short = 'H', long = "header", value_name = "FIELD", requires = "url")]
+    #[arg(short = 'H', long = "header", value_name = "FIELD", requires = "url", conflicts_with_all = ["curl", "har", "log"])]
     headers: Vec<String>,
     /// The agent's token, in the place of what the request holds.
     #[arg(long, conflicts_with_all = ["claims", "log"])]
@@ -85,13 +87,13 @@ pub(super) struct Options {
     #[arg(long, value_name = "FILE")]
     har: Option<PathBuf>,
     /// The entry of the HAR file, from 0.
-    #[arg(long, default_value_t = 0, requires = "har")]
+    #[arg(long, default_value_t = 0, requires = "har", conflicts_with_all = ["url", "curl", "log"])]
     entry: usize,
     /// A log of decision records; `-` for standard input.
     #[arg(long, value_name = "FILE", requires = "id")]
     log: Option<PathBuf>,
     /// The decision in that log.
-    #[arg(long, requires = "log")]
+    #[arg(long, requires = "log", conflicts_with_all = ["url", "curl", "har"])]
     id: Option<String>,
     /// When, RFC 3339. Default now.
     #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "log")]

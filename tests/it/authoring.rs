@@ -436,6 +436,32 @@ fn a_record_tells_no_verdict_of_its_own() {
 }
 
 #[test]
+fn explain_leaves_no_option_unheard() {
+    let folder = workplace();
+    fs::write(folder.path().join("h.har"), "{}").unwrap();
+    let (curl, har) = (["--curl", "curl http://h/users/user-1/data"], ["--har", "h.har"]);
+    let log = ["--log", "examples/own-data/decisions.jsonl", "--id", "01A"];
+    for (asked, more) in [
+        (&curl[..], &["-X", "DELETE"][..]),
+        (&curl, &["-H", "Host: evil"]),
+        (&curl, &["--entry", "7"]),
+        (&curl, &["--id", "01A"]),
+        (&har, &["-X", "DELETE"]),
+        (&har, &["-H", "Host: evil"]),
+        (&har, &["--id", "01A"]),
+        (&log, &["-X", "DELETE"]),
+        (&log, &["-H", "Host: evil"]),
+        (&log, &["--entry", "7"]),
+        (&["/path"], &["--id", "01A"]),
+        (&["/path"], &["--entry", "7"]),
+    ] {
+        let told = run(folder.path(), &[&OWN_DATA, asked, more].concat());
+        assert_eq!(told.status.code(), Some(2), "{asked:?} {more:?}: {}", all(&told));
+        assert!(all(&told).contains("cannot be used with"), "{asked:?} {more:?}: {}", all(&told));
+    }
+}
+
+#[test]
 fn what_explain_reads_has_an_end() {
     let folder = workplace();
     let large = |name: &str, bytes: u64| fs::File::create(folder.path().join(name)).unwrap().set_len(bytes).unwrap();
