@@ -242,7 +242,11 @@ pub(super) fn walk(folder: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
 
 pub(super) fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    let read = File::open(path)?.take(FILE_BYTES_MAX.saturating_add(1)).read_to_string(&mut text)?;
+    let mut file = File::open(path)?.take(FILE_BYTES_MAX.saturating_add(1));
+    let read = file.read_to_string(&mut text).map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => io::Error::new(error.kind(), "it is not UTF-8"),
+        _ => error,
+    })?;
     if u64::try_from(read).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("larger than {FILE_BYTES_MAX} bytes")));
     }
@@ -287,5 +291,13 @@ mod tests {
         assert!(files.replace_unless_changed(name, &seen, "three\n").unwrap());
         assert_eq!(files.read(name).unwrap(), "three\n");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left lying about");
+    }
+
+    #[test]
+    fn what_is_no_text_is_said_to_be_none() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.yaml"), b"listen: \xff\n").unwrap();
+        let error = Files::disk(folder.path()).read(Path::new("config.yaml")).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (io::ErrorKind::InvalidData, "it is not UTF-8"));
     }
 }

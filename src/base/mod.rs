@@ -21,3 +21,4 @@ pub mod shown;
 pub mod sights;
 pub mod signing;
 pub mod spanned;
+mod yaml;

@@ -2,16 +2,16 @@
 //! so that an operator sees all of them at once.
 
 use std::{
-    fmt,
+    fmt, io,
     ops::{Range, RangeInclusive},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report};
 use serde_saphyr::Location;
 
-use super::spanned::Spanned;
+use super::{spanned::Spanned, yaml};
 
 /// A text that problems point into.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,10 +47,20 @@ impl Problem {
         Self { place: Some(place), source: Some(source.clone()), ..Self::new(message) }
     }
 
+    /// A file cannot be read; `fix` is for one that is not found.
+    pub fn not_read(path: &Path, error: &io::Error, fix: &str) -> Self {
+        let is_odd = error.kind() == io::ErrorKind::InvalidData;
+        Self::new(format!("cannot read `{}`: {error}", path.display())).fix(if is_odd {
+            "give a text in UTF-8, of at most 16 MiB"
+        } else {
+            fix
+        })
+    }
+
     /// A file that the configuration names cannot be read.
-    pub fn unreadable(path: &Spanned<PathBuf>, error: &std::io::Error) -> Self {
-        Self::at(path, format!("cannot read `{}`: {error}", path.value.display()))
-            .fix("the path is relative to the configuration file")
+    pub fn unreadable(path: &Spanned<PathBuf>, error: &io::Error) -> Self {
+        let problem = Self::not_read(&path.value, error, "the path is relative to the configuration file");
+        Self { place: place_of(path.referenced), ..problem }
     }
 
     /// What serde-saphyr says about `source`.
@@ -58,9 +68,8 @@ impl Problem {
         let place = error.location().map(|location| {
             place_of(location).unwrap_or_else(|| place_by_line(&source.text, location.line(), location.column()))
         });
-        let full = error.without_snippet().to_string();
-        let message = full.rsplit_once(" at line ").map_or(full.as_str(), |(message, _)| message);
-        Self { place, source: Some(source.clone()), ..Self::new(message) }
+        let (message, fix) = yaml::said(error);
+        Self { message, fix: fix.map(str::to_owned), place, source: Some(source.clone()) }
     }
 
     /// What Cedar says about `source`.

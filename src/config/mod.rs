@@ -226,9 +226,7 @@ pub fn load_noting(path: &Path, sights: &Arc<Sights>) -> Result<Loaded, Problems
     let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
     let files = Files::observed(folder, sights);
-    let text = files.read(&name).map_err(|error| {
-        Problem::new(format!("cannot read `{}`: {error}", path.display())).fix("name the file with `--config`")
-    })?;
+    let text = files.read(&name).map_err(|error| Problem::not_read(path, &error, "name the file with `--config`"))?;
     parse(path.display().to_string(), text, files)
 }
 

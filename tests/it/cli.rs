@@ -106,6 +106,10 @@ fn a_missing_file_is_a_bad_configuration() {
     let checked = run(&["check", "--config", "nowhere.yaml"]);
     assert_eq!(checked.status.code(), Some(64));
     assert!(text(&checked.stderr).contains("cannot read `nowhere.yaml`"));
+    let (_folder, file) = folder("");
+    std::fs::write(&file, b"listen: \xff\n").unwrap();
+    let shown = text(&run(&["check", "--config", file.to_str().unwrap()]).stderr);
+    assert!(shown.contains("it is not UTF-8") && !shown.contains("--config"), "{shown}");
 }
 
 #[test]

@@ -53,13 +53,19 @@ fn unknown_keys_and_wrong_types_are_shown_where_they_stand() {
         &["unknown variant `cognito`", "cognito_access, rfc9068, oidc_generic", "config.yaml:4:"],
     );
     with("[1example23456789]", "{}", &["config.yaml:6:"]);
+    with("[GET]", "GET", &["a list is expected here", "config.yaml:9:14", "as in `[GET]`"]);
+    with(
+        "scope_prefix: orders/",
+        "scope_prefix: orders/\n      leeway_s: 5s",
+        &["not a whole number", "config.yaml:8:17"],
+    );
     with("127.0.0.1:8080", "localhost", &["config.yaml:1:9"]);
     with("listen: 127.0.0.1:8080\n", "", &["missing field `listen`"]);
     with("upstream: { url: http://127.0.0.1:9000 }\n", "upstream: {}\n", &["missing field `url`", "config.yaml:2:"]);
     with(
         "listen: 127.0.0.1:8080\n",
         "listen: 127.0.0.1:8080\nlisten: 127.0.0.1:8081\n",
-        &["duplicate", "config.yaml:2:"],
+        &["the key `listen` stands twice", "config.yaml:2:", "help: keep one of them"],
     );
     with(
         "action: readOnly",
