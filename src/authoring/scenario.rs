@@ -60,13 +60,13 @@ struct Then {
     /// The policies that determine it, all of them.
     policies: Option<Vec<String>>,
     /// Fields that the upstream gets; `null` for one that it must not get.
-    upstream: BTreeMap<String, Option<String>>,
+    upstream: Option<BTreeMap<String, Option<String>>>,
     /// The target that the upstream gets: path and query.
     target: Option<String>,
     /// Fields of the answer to a refused client, or to a preflight; `null` for one that it must not have.
-    headers: BTreeMap<String, Option<String>>,
+    headers: Option<BTreeMap<String, Option<String>>>,
     /// Members of the body of a refusal.
-    body: BTreeMap<String, Value>,
+    body: Option<BTreeMap<String, Value>>,
 }
 
 /// What came of a scenario.
@@ -174,12 +174,12 @@ impl Scenario {
                 "`{code}` is neither `allowed` nor `preflight` nor the code of a page or refusal (docs/errors.md)"
             ));
         }
-        let mut fields = then.upstream.keys().chain(then.headers.keys());
+        let mut fields = then.upstream.iter().chain(&then.headers).flat_map(BTreeMap::keys);
         if let Some(name) = fields.find(|name| name.parse::<HeaderName>().is_err()) {
             return Some(format!("`{name}` names no header field"));
         }
-        let forwarded = then.upstream.is_empty() && then.target.is_none();
-        let parts = [forwarded, then.headers.is_empty(), then.body.is_empty(), then.status.is_none()];
+        let forwarded = then.upstream.is_none() && then.target.is_none();
+        let parts = [forwarded, then.headers.is_none(), then.body.is_none(), then.status.is_none()];
         if given.question.is_some() && parts.contains(&false) {
             return Some("of a recorded question only `code` and `policies` can be told".into());
         }
@@ -281,13 +281,13 @@ impl Then {
         }
         let Some(outcome) = &seen.outcome else { return differences };
         let unheard = match &outcome.result {
-            Ok(Admission::Forward(_)) if !self.headers.is_empty() || !self.body.is_empty() => {
+            Ok(Admission::Forward(_)) if self.headers.is_some() || self.body.is_some() => {
                 Some("it is allowed, so that there is no refusal with `headers` and `body`")
             }
-            Ok(Admission::Preflight(_)) if !self.body.is_empty() => Some("it is a preflight, answered without `body`"),
-            Ok(Admission::Page(_)) if !self.body.is_empty() => Some("it is a page, which has no refusal's `body`"),
+            Ok(Admission::Preflight(_)) if self.body.is_some() => Some("it is a preflight, answered without `body`"),
+            Ok(Admission::Page(_)) if self.body.is_some() => Some("it is a page, which has no refusal's `body`"),
             Ok(Admission::Preflight(_) | Admission::Page(_)) | Err(_)
-                if !self.upstream.is_empty() || self.target.is_some() =>
+                if self.upstream.is_some() || self.target.is_some() =>
             {
                 Some("it is answered here, so that nothing is forwarded with `upstream` and `target`")
             }
@@ -301,13 +301,13 @@ impl Then {
             let is = outcome.obligations().map(Obligations::target);
             compare("the upstream's target", is.into(), target.as_str().into());
         }
-        for (name, should) in &self.upstream {
+        for (name, should) in self.upstream.iter().flatten() {
             compare(&format!("the upstream's {name}"), outcome.forwarded(name).into(), should.clone().into());
         }
-        for (name, should) in &self.headers {
+        for (name, should) in self.headers.iter().flatten() {
             compare(name, outcome.answered(name).into(), should.clone().into());
         }
-        for (name, should) in &self.body {
+        for (name, should) in self.body.iter().flatten() {
             let is = outcome.problem.as_ref().and_then(|body| body.get(name)).cloned().unwrap_or_default();
             compare(&format!("the body's {name}"), is, should.clone());
         }

@@ -12,7 +12,7 @@ issuers:
   - cognito_access:
       issuer: https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents
       client_ids: [1example23456789]
-      scope_prefix: orders/
+      scope_prefix: crossDomainService/
 routes:
   - methods: [GET]
     path: /users/{userId}/data
@@ -55,8 +55,8 @@ fn unknown_keys_and_wrong_types_are_shown_where_they_stand() {
     with("[1example23456789]", "{}", &["config.yaml:6:"]);
     with("[GET]", "GET", &["a list is expected here", "config.yaml:9:14", "as in `[GET]`"]);
     with(
-        "scope_prefix: orders/",
-        "scope_prefix: orders/\n      leeway_s: 5s",
+        "scope_prefix: crossDomainService/",
+        "scope_prefix: crossDomainService/\n      leeway_s: 5s",
         &["not a whole number", "config.yaml:8:17"],
     );
     with("127.0.0.1:8080", "localhost", &["config.yaml:1:9"]);
@@ -78,11 +78,15 @@ fn unknown_keys_and_wrong_types_are_shown_where_they_stand() {
 fn an_issuer_without_audience_check_is_refused() {
     let nothing = "nothing says which tokens of this issuer are meant for this service";
     with("      client_ids: [1example23456789]\n", "", &[nothing, "config.yaml:5:15", "give both `client_ids`"]);
-    with("      scope_prefix: orders/\n", "", &[nothing, "config.yaml:5:15"]);
+    with("      scope_prefix: crossDomainService/\n", "", &[nothing, "config.yaml:5:15"]);
     with("[1example23456789]", "[]", &[nothing]);
-    with("orders/", "\"\"", &[nothing]);
+    with("crossDomainService/", "\"\"", &[nothing]);
     with("cognito_access", "oidc_generic", &[nothing, "give `audiences`"]);
-    with("scope_prefix: orders/", "audiences: [api]", &["Cognito access tokens carry no `aud`", "config.yaml:7:"]);
+    with(
+        "scope_prefix: crossDomainService/",
+        "audiences: [api]",
+        &["Cognito access tokens carry no `aud`", "config.yaml:7:"],
+    );
     with("cognito_access:", "oidc_generic:\n      audiences: []", &[nothing]);
 }
 
@@ -622,7 +626,7 @@ fn hostile_yaml_is_an_error_and_soon() {
 #[test]
 fn broken_yaml_is_shown_where_it_breaks() {
     with("[1example23456789]", "{ a: b: c", &["config.yaml:6:", "client_ids"]);
-    with("scope_prefix: orders/", "scope_prefix: \"orders/", &["config.yaml:"]);
+    with("scope_prefix: crossDomainService/", "scope_prefix: \"orders/", &["config.yaml:"]);
     with("routes:", "\troutes:", &["found a tab", "config.yaml:7:"]);
 }
 
@@ -635,7 +639,7 @@ fn problems_far_out_on_a_line_are_told_without_a_picture() {
 
 #[test]
 fn settings_that_would_let_in_more_than_they_say_are_refused() {
-    with("scope_prefix: orders/", "scope_prefix: orders", &["not a prefix of scopes", "as in `orders/`"]);
+    with("scope_prefix: crossDomainService/", "scope_prefix: orders", &["not a prefix of scopes", "as in `orders/`"]);
     with("[1example23456789]", "[\"\"]", &["a client id that no token can carry"]);
     with("cognito_access:", "oidc_generic:\n      audiences: [\"\", api]", &["an empty audience"]);
     with("routes:", "entities: { agent: User, user: User }\nroutes:", &["agents and users are of one type"]);

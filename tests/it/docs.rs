@@ -29,6 +29,9 @@ fn first_cells(page: &str, cell: usize) -> BTreeSet<String> {
 fn the_readmes_configuration_is_the_one_that_is_tested() {
     let readme = house::repository("README.md");
     assert_eq!(blocks(&readme, "yaml")[0], MINIMAL);
+    let prefix = MINIMAL.split("scope_prefix: ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+    let asked = format!("scope.contains(\"{prefix}");
+    assert!(blocks(&readme, "cedar")[0].contains(&asked), "one scope does not do for the issuer and the policy");
     let policies = house::repository("policies/users.cedar");
     assert!(policies.contains(&blocks(&readme, "cedar")[0]), "the README's policy is not in policies/users.cedar");
 }

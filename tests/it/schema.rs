@@ -78,7 +78,7 @@ fn what_the_loader_refuses_for_its_form_the_schema_refuses() {
     good(&validator, "the minimal configuration", &yaml(MINIMAL));
     let (listen, upstream, path) =
         ("listen: 127.0.0.1:8080\n", "upstream: { url: http://127.0.0.1:9000 }\n", "    path: ");
-    let issuer = "      scope_prefix: orders/\n";
+    let issuer = "      scope_prefix: crossDomainService/\n";
     for (from, to) in [
         // Keys that are not there.
         (listen, ""),
@@ -122,10 +122,10 @@ fn what_the_loader_refuses_for_its_form_the_schema_refuses() {
         // Words that mean nothing.
         (path, "    delegation: requried\n    path: "),
         (path, "    principals: [agent, app]\n    path: "),
-        (issuer, "      scope_prefix: orders/\n      dpop: maybe\n"),
-        (issuer, "      scope_prefix: orders/\n      dpop: Off\n"),
-        (issuer, "      scope_prefix: orders/\n      algorithms: [HS256]\n"),
-        (issuer, "      scope_prefix: orders/\n      transport: accept_plain\n"),
+        (issuer, "      scope_prefix: crossDomainService/\n      dpop: maybe\n"),
+        (issuer, "      scope_prefix: crossDomainService/\n      dpop: Off\n"),
+        (issuer, "      scope_prefix: crossDomainService/\n      algorithms: [HS256]\n"),
+        (issuer, "      scope_prefix: crossDomainService/\n      transport: accept_plain\n"),
         (listen, "listen: 127.0.0.1:8080\nentities: { profile: cognito }\n"),
         (listen, "listen: 127.0.0.1:8080\nstores: [{ name: a, on_error: allow }]\n"),
     ] {
