@@ -134,7 +134,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let compiled = loaded.compile()?;
         compiled.tell();
-        trust::check(&compiled.blueprint.upstreams)?;
+        trust::check(&compiled.blueprint.upstreams).map_err(|problems| problems.within(&compiled.source))?;
         let servers = &compiled.servers;
         let fetch = outbound()?;
         let (mut places, mut addresses) = (Vec::new(), Vec::new());
@@ -285,7 +285,7 @@ impl Install for Works {
     async fn install(&self, compiled: Compiled) -> Result<(), Problems> {
         let Compiled { blueprint, servers, source, .. } = compiled;
         self.check_fixed(&servers)?;
-        trust::check(&blueprint.upstreams)?;
+        trust::check(&blueprint.upstreams).map_err(|problems| problems.within(&source))?;
         let prepared = self.tls.iter().zip(&servers.listeners).map(|(tls, plan)| tls.prepare(plan.tls.as_ref()));
         let prepared = prepared.collect::<Result<Vec<_>, _>>().map_err(|problems| problems.within(&source))?;
         self.exporter.turn_to(servers.traces.as_ref()).map_err(|problem| problem.within(&source))?;

@@ -175,8 +175,8 @@ fn check(options: &CheckOptions) -> ExitCode {
         if !compiled.candidate_problems.0.is_empty() {
             return Err(Problems(compiled.candidate_problems.0));
         }
-        trust::check(&compiled.blueprint.upstreams)?;
         let within = |problems: Problems| problems.within(&compiled.source);
+        trust::check(&compiled.blueprint.upstreams).map_err(within)?;
         for listener in &compiled.servers.listeners {
             listener.tls.as_ref().map(|files| tls::acceptor(files, listener.http2)).transpose().map_err(within)?;
         }

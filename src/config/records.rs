@@ -171,9 +171,9 @@ impl RecordsConfig {
             }
             clear.push(path);
         }
-        if !self.questions && !config.clear.is_empty() {
+        if let (false, Some(first)) = (self.questions, config.clear.first()) {
             problems.push(
-                Problem::new("`records.pseudonyms.clear` is about questions, and records hold none")
+                Problem::at(first, "`records.pseudonyms.clear` is about questions, and records hold none")
                     .fix("set `questions: true`, or remove `clear`"),
             );
         }

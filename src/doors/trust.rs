@@ -15,7 +15,10 @@ use rustls::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
-    base::problem::{Problem, Problems},
+    base::{
+        problem::{Problem, Problems},
+        spanned::Spanned,
+    },
     forward::{
         Pool, Upstreams,
         pool::USUAL,
@@ -60,7 +63,8 @@ impl Trusts {
     pub(super) fn of(&self, pool: &Pool) -> Result<Option<Arc<Trust>>, String> {
         let upstream = pool.upstream();
         let Some(tls) = &upstream.tls else { return Ok(None) };
-        let made = self.0.try_get_with(pool.group(), || Trust::compile(upstream, tls).map(Arc::new));
+        let compile = || Trust::compile(upstream, tls).map(Arc::new).map_err(|error| error.value);
+        let made = self.0.try_get_with(pool.group(), compile);
         made.map(Some).map_err(|error: Arc<String>| error.to_string())
     }
 }
@@ -75,44 +79,49 @@ pub fn check(upstreams: &Upstreams) -> Result<(), Problems> {
     let named = upstreams.named.iter().map(|(name, upstream)| (format!("upstreams.{name}"), upstream));
     for (name, upstream) in usual.chain(named) {
         if let Some(Err(error)) = upstream.tls.as_ref().map(|tls| Trust::compile(upstream, tls)) {
-            problems.push(Problem::new(format!("`{name}.tls`: {error}")));
+            problems.push(Problem::at(&error, format!("`{name}.tls`: {}", error.value)));
         }
     }
     problems.into_result(Some(()))
 }
 
 impl Trust {
-    fn compile(upstream: &Upstream, tls: &UpstreamTls) -> Result<Self, String> {
+    /// # Errors
+    /// What is wrong, and where it is configured.
+    fn compile(upstream: &Upstream, tls: &UpstreamTls) -> Result<Self, Spanned<String>> {
         let mut roots = RootCertStore::empty();
         let authorities = match &tls.authorities {
             Some(pem) => {
-                let authorities = certificates(pem).map_err(|error| format!("`authorities`: {error}"))?;
+                let odd = |error: String| pem.leads_to(format!("`authorities`: {error}"));
+                let authorities = certificates(&pem.value).map_err(odd)?;
                 for authority in &authorities {
-                    roots.add(authority.clone()).map_err(|error| format!("`authorities`: {error}"))?;
+                    roots.add(authority.clone()).map_err(|error| odd(error.to_string()))?;
                 }
                 Some(wrapped(authorities).collect())
             }
             None => {
                 let loaded = pingora_rustls::load_platform_certs_incl_env_into_store(&mut roots);
-                loaded.map_err(|error| error.to_string())?;
+                loaded.map_err(|error| Spanned::nowhere(error.to_string()))?;
                 None
             }
         };
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
+            .map_err(|error| Spanned::nowhere(error.to_string()))?
             .with_root_certificates(roots);
         let (mut client, shown) = match &tls.shown {
             None => (builder.with_no_client_auth(), None),
             Some((pem, key)) => {
-                let chain = certificates(pem).map_err(|error| format!("`certificate`: {error}"))?;
+                let odd = |what: &str, error: String| pem.leads_to(format!("{what}: {error}"));
+                let odd_key = |error: String| odd("`private_key`", error);
+                let chain = certificates(&pem.value).map_err(|error| odd("`certificate`", error))?;
                 let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes());
-                let key = key.map_err(|error| format!("`private_key`: {error}"))?;
+                let key = key.map_err(|error| odd_key(error.to_string()))?;
                 let bare = key.secret_der().to_vec();
                 // pingora is handed no more than the bytes, and tells of them what kind of key they are.
-                PrivateKeyDer::try_from(bare.clone()).map_err(|error| format!("`private_key`: {error}"))?;
+                PrivateKeyDer::try_from(bare.clone()).map_err(|error| odd_key(error.to_string()))?;
                 let client = builder.with_client_auth_cert(chain.clone(), key);
-                let client = client.map_err(|error| format!("`certificate` and `private_key`: {error}"))?;
+                let client = client.map_err(|error| odd("`certificate` and `private_key`", error.to_string()))?;
                 let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();
                 (client, Some(Arc::new(CertKey::new(chain, bare))))
             }

@@ -54,7 +54,7 @@ pub struct UpstreamConfig {
     /// Requests under way to it. Default: as many as come in.
     pub requests_max: Option<Spanned<usize>>,
     /// How its servers are asked whether they are well. Default: not at all.
-    pub health: Option<HealthConfig>,
+    pub health: Option<Spanned<HealthConfig>>,
     /// When a server is left alone for how it answers.
     #[serde(default)]
     pub ejection: EjectionConfig,
@@ -138,9 +138,9 @@ pub struct UpstreamTls {
     /// The name its certificate is for.
     pub server_name: String,
     /// The authorities that its certificate is from, in PEM.
-    pub authorities: Option<String>,
+    pub authorities: Option<Spanned<String>>,
     /// What to show it: certificates, and the key of the first, in PEM.
-    pub shown: Option<(String, Secret)>,
+    pub shown: Option<(Spanned<String>, Secret)>,
 }
 
 /// Servers of one upstream, and so addresses of one name that are used.
@@ -177,7 +177,7 @@ impl UpstreamConfig {
         let requests_max =
             problems.keep(requests_max.map(|max| bounded(Some(max), "requests_max", 1, 1..=1_000_000)).transpose());
         let health = problems.keep(self.health.as_ref().map(HealthConfig::compile).transpose());
-        if let (Some(asked), Http2::Off) = (self.health.as_ref().and_then(|it| it.grpc_service.as_ref()), http2) {
+        if let (Some(asked), Http2::Off) = (self.health.as_ref().and_then(|it| it.value.grpc_service.as_ref()), http2) {
             problems
                 .push(Problem::at(asked, "gRPC is spoken in HTTP/2 alone").fix("add `http2: only` to the upstream"));
         }
@@ -251,10 +251,13 @@ impl UpstreamConfig {
             problems.push(problem.fix("give `url` as `https://…`, or leave them out"));
         }
         let config = self.tls.as_ref().map(|tls| &tls.value);
-        let text = |path: &Spanned<PathBuf>| files.read(&path.value).map_err(|error| Problem::unreadable(path, &error));
+        let text = |path: &Spanned<PathBuf>| {
+            let text = files.read(&path.value).map_err(|error| Problem::unreadable(path, &error))?;
+            Ok::<_, Problem>(path.leads_to(text))
+        };
         let authorities = config.and_then(|tls| tls.authorities.as_ref()).map(text).transpose();
         let authorities = problems.keep(authorities);
-        let shown = problems.keep(config.map_or(Ok(None), |tls| tls.shown(files)));
+        let shown = problems.keep(self.tls.as_ref().map_or(Ok(None), |tls| UpstreamTlsConfig::shown(tls, files)));
         let name = config.and_then(|tls| tls.server_name.as_ref());
         let is_name = |name: &str| Location::parse(&format!("{name}:443")).is_some();
         if let Some(name) = name.filter(|name| !is_name(&name.value)) {
@@ -267,19 +270,19 @@ impl UpstreamConfig {
 }
 
 impl UpstreamTlsConfig {
-    fn shown(&self, files: &Files) -> Result<Option<(String, Secret)>, Problem> {
-        let (certificate, key) = match (&self.certificate, &self.private_key) {
+    fn shown(section: &Spanned<Self>, files: &Files) -> Result<Option<(Spanned<String>, Secret)>, Problem> {
+        let (certificate, key) = match (&section.value.certificate, &section.value.private_key) {
             (None, None) => return Ok(None),
             (Some(certificate), Some(key)) => (certificate, key),
             (Some(certificate), None) => {
                 return Err(Problem::at(certificate, "a certificate without its key").fix("add `private_key`"));
             }
             (None, Some(_)) => {
-                return Err(Problem::new("a `private_key` without its certificate").fix("add `certificate`"));
+                return Err(Problem::at(section, "a `private_key` without its certificate").fix("add `certificate`"));
             }
         };
         let chain = files.read(&certificate.value).map_err(|error| Problem::unreadable(certificate, &error))?;
-        Ok(Some((chain, key.read(files)?)))
+        Ok(Some((certificate.leads_to(chain), key.read(files)?)))
     }
 }
 

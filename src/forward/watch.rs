@@ -84,13 +84,14 @@ impl HealthConfig {
     ///
     /// # Errors
     /// Every [`Problem`] it has.
-    pub fn compile(&self) -> Result<Health, Problems> {
+    pub fn compile(section: &Spanned<Self>) -> Result<Health, Problems> {
+        let own = &section.value;
         let mut problems = Problems::default();
-        let asks = problems.keep(self.asks());
-        let interval = problems.keep(bounded(self.interval_ms.as_ref(), "interval_ms", 5_000, 100..=3_600_000));
-        let timeout = problems.keep(bounded(self.timeout_ms.as_ref(), "timeout_ms", 2_000, 10..=60_000));
-        let healthy_after = problems.keep(bounded(self.healthy_after.as_ref(), "healthy_after", 2, 1..=100));
-        let unhealthy_after = problems.keep(bounded(self.unhealthy_after.as_ref(), "unhealthy_after", 3, 1..=100));
+        let asks = problems.keep(Self::asks(section));
+        let interval = problems.keep(bounded(own.interval_ms.as_ref(), "interval_ms", 5_000, 100..=3_600_000));
+        let timeout = problems.keep(bounded(own.timeout_ms.as_ref(), "timeout_ms", 2_000, 10..=60_000));
+        let healthy_after = problems.keep(bounded(own.healthy_after.as_ref(), "healthy_after", 2, 1..=100));
+        let unhealthy_after = problems.keep(bounded(own.unhealthy_after.as_ref(), "unhealthy_after", 3, 1..=100));
         let health = (|| {
             Some(Health {
                 asks: asks?,
@@ -103,9 +104,9 @@ impl HealthConfig {
         problems.into_result(health)
     }
 
-    fn asks(&self) -> Result<Asks, Problem> {
+    fn asks(section: &Spanned<Self>) -> Result<Asks, Problem> {
         let is_graphic = |text: &str| text.len() <= ASKED_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
-        match (&self.path, &self.grpc_service) {
+        match (&section.value.path, &section.value.grpc_service) {
             (Some(path), None)
                 if path.value.starts_with('/') && is_graphic(&path.value) && !path.value.contains('#') =>
             {
@@ -122,7 +123,7 @@ impl HealthConfig {
             (Some(path), Some(_)) => {
                 Err(Problem::at(path, "two things to be asked").fix("leave `path` or `grpc_service` out"))
             }
-            (None, None) => Err(Problem::new("`health` asks nothing").fix("add `path`, or `grpc_service`")),
+            (None, None) => Err(Problem::at(section, "`health` asks nothing").fix("add `path`, or `grpc_service`")),
         }
     }
 }

@@ -604,6 +604,9 @@ fn upstreams_are_bounded_and_what_has_no_effect_in_them_is_an_error() {
     ] {
         upstream(more, shown);
     }
+    for more in ["http://a, health: {}", "https://a, tls: { private_key: { file: nowhere.key } }"] {
+        upstream(more, "config.yaml:2:");
+    }
     let many: Vec<_> = (0..257).map(|port| format!("{{ address: 'a:{port}' }}")).collect();
     upstream(&format!("http://a, addresses: [{}]", many.join(", ")), "more than 256 servers");
 }

@@ -380,6 +380,7 @@ fn records_that_would_tell_too_much_are_not_asked_for() {
     for (records, problem) in [
         ("claims: [sub], pseudonyms: { key: { file: nonce-secret } }", "pseudonyms are to hide"),
         ("claims: [sub, sub]", "stands twice"),
+        ("pseudonyms: { key: { file: nonce-secret }, clear: [User.email] }", "clear: [User.email]"),
         ("claims: [a..b]", "not a claim"),
         ("annotations: ['@owner']", "not the name of an annotation"),
         ("annotations: [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q]", "more than 16 annotations"),

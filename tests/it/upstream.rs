@@ -401,8 +401,10 @@ fn certificates_and_keys_that_cannot_be_used_are_found_beforehand() {
             "url: 'https://a', tls: { authorities: ca.pem, certificate: own.pem, private_key: { file: own.key } }";
         let text = crate::config::MINIMAL.replace("url: http://127.0.0.1:9000", tls);
         let loaded = config::parse("config.yaml".into(), text, files).unwrap_or_else(|error| panic!("{error}"));
-        let upstreams = loaded.compile().unwrap_or_else(|error| panic!("{error}")).blueprint.upstreams;
-        let problems = trust::check(&upstreams).err().map(|problems| problems.to_string()).unwrap_or_default();
+        let compiled = loaded.compile().unwrap_or_else(|error| panic!("{error}"));
+        let problems = trust::check(&compiled.blueprint.upstreams).err().map(|found| found.within(&compiled.source));
+        let problems = problems.map(|problems| problems.to_string()).unwrap_or_default();
+        assert!(shown.is_empty() || problems.contains("config.yaml:2:"), "{shown}: {problems}");
         assert!(problems.contains(shown) && problems.is_empty() == shown.is_empty(), "{shown}: {problems}");
     }
 }
