@@ -172,19 +172,18 @@ fn check(options: &CheckOptions) -> ExitCode {
     let path = &options.file.config;
     let found = config::load(path).and_then(|loaded| {
         let compiled = loaded.compile()?;
-        if !compiled.candidate_problems.0.is_empty() {
-            return Err(Problems(compiled.candidate_problems.0));
-        }
         let within = |problems: Problems| problems.within(&compiled.source);
-        trust::check(&compiled.blueprint.upstreams).map_err(within)?;
+        let mut problems = within(compiled.candidate_problems.clone());
+        problems.keep(trust::check(&compiled.blueprint.upstreams).map_err(within));
         for listener in &compiled.servers.listeners {
-            listener.tls.as_ref().map(|files| tls::acceptor(files, listener.http2)).transpose().map_err(within)?;
+            let acceptor = listener.tls.as_ref().map(|files| tls::acceptor(files, listener.http2));
+            problems.keep(acceptor.transpose().map_err(within));
         }
         for receiver in [&compiled.servers.traces, &compiled.servers.records.otlp].into_iter().flatten() {
-            otlp::check(receiver).map_err(|problem| within(problem.into()))?;
+            problems.keep(otlp::check(receiver).map_err(|problem| within(problem.into())));
         }
-        let oddities = lint::oddities(&loaded.config, &compiled).map_err(within)?;
-        Ok((compiled, oddities))
+        let oddities = problems.keep(lint::oddities(&loaded.config, &compiled).map_err(within));
+        problems.into_result(oddities.map(|oddities| (compiled, oddities)))
     });
     let (compiled, oddities) = match found {
         Ok(found) => found,

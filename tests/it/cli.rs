@@ -91,6 +91,27 @@ fn check_shows_every_problem_with_its_place_and_leaves_with_64() {
 }
 
 #[test]
+fn what_files_alone_do_not_tell_is_shown_at_once_too() {
+    let config = house::repository("config.yaml")
+        .replace("url: http://127.0.0.1:9000", "url: https://127.0.0.1:9000\n  tls: { authorities: junk.pem }")
+        .replace("allow: unsupplied_read", "allow: unsupplied");
+    let config = format!("{config}\nshadow: {{ policies: nowhere }}\n");
+    let (folder, file) = folder(&config);
+    std::fs::write(folder.path().join("junk.pem"), "junk").unwrap();
+    let checked = run(&["check", "--config", file.to_str().unwrap()]);
+    assert_eq!(checked.status.code(), Some(64));
+    let shown = text(&checked.stderr);
+    for part in [
+        "`upstream.tls`: `authorities`: holds no certificate in PEM",
+        "there is no warning `unsupplied`",
+        "cannot read folder `nowhere`",
+        "portcullis: 3 problems in",
+    ] {
+        assert!(shown.contains(part), "{part} in\n{shown}");
+    }
+}
+
+#[test]
 fn schema_prints_the_schema_of_the_configuration() {
     let printed = run(&["schema"]);
     assert!(printed.status.success());
