@@ -69,13 +69,14 @@ impl Out for RecordFile {
         outcome
     }
 
-    fn rest(&mut self, ends: bool) -> io::Result<()> {
+    fn rest(&mut self, ends: bool) -> io::Result<bool> {
         self.follow()?;
         if ends && self.dropped > 0 {
             self.tell_dropped()?;
             self.finish()?;
         }
-        self.sign(ends)
+        self.sign(ends)?;
+        Ok(false)
     }
 }
 

@@ -94,10 +94,10 @@ impl Out for Heir {
         }
     }
 
-    fn rest(&mut self, ends: bool) -> io::Result<()> {
+    fn rest(&mut self, ends: bool) -> io::Result<bool> {
         let is_unclosed = |closed: &Receiver<Infallible>| closed.try_recv() != Err(TryRecvError::Disconnected);
         if !ends && self.closed.as_ref().is_some_and(is_unclosed) {
-            return Ok(());
+            return Ok(false);
         }
         self.file()?.rest(ends)
     }

@@ -47,11 +47,12 @@ pub trait Out: Send + 'static {
     /// How many of them are lost, and why.
     fn write(&mut self, lines: Vec<Vec<u8>>) -> Result<(), (usize, io::Error)>;
 
-    /// Does what is due now and then; for the last time, where it `ends`.
+    /// Does what is due now and then; for the last time, where it `ends`. Tells whether it has found out that lines are taken: that
+    /// nothing is wrong does not say so.
     ///
     /// # Errors
     /// What the system says.
-    fn rest(&mut self, ends: bool) -> io::Result<()>;
+    fn rest(&mut self, ends: bool) -> io::Result<bool>;
 }
 
 /// What the writer is sent.
@@ -207,6 +208,16 @@ impl State {
             tracing::error!(%error, "decision records cannot be written");
         }
     }
+
+    /// Notes what came of a rest. INVARIANT: where a line was lost one that is written, or a receiver that was asked, says that the
+    /// next is not, and nothing else does.
+    fn note_rest(&self, rested: &io::Result<bool>) {
+        match rested {
+            Ok(false) => {}
+            Ok(true) => self.note(Ok(())),
+            Err(error) => self.note(Err::<(), _>(error)),
+        }
+    }
 }
 
 /// Writes lines until no sender is left, all that wait together.
@@ -233,20 +244,21 @@ fn drain(receiver: &Receiver<Message>, mut out: Box<dyn Out>, state: &State) {
                 state.counts.written.inc_by(count(records.saturating_sub(lost)));
                 state.counts.dropped.inc_by(count(lost));
                 state.note(outcome.as_ref().map_err(|(_, error)| error));
-                if let (Ok(()), Err(error)) = (&outcome, out.rest(false)) {
-                    state.note(Err::<(), _>(&error));
+                let rested = out.rest(false);
+                if outcome.is_ok() {
+                    state.note_rest(&rested);
                 }
                 if let Some(next) = turn {
-                    state.note(out.rest(true).as_ref());
+                    state.note_rest(&out.rest(true));
                     drop(out);
                     out = next();
                 }
             }
-            Err(RecvTimeoutError::Timeout) => state.note(out.rest(false).as_ref()),
+            Err(RecvTimeoutError::Timeout) => state.note_rest(&out.rest(false)),
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    state.note(out.rest(true).as_ref());
+    state.note_rest(&out.rest(true));
 }
 
 /// Lines to a stream that nobody turns back, several at a time.
@@ -328,8 +340,8 @@ impl<W: Write + Send + 'static> Out for Stream<W> {
         }
     }
 
-    fn rest(&mut self, _: bool) -> io::Result<()> {
-        Ok(())
+    fn rest(&mut self, _: bool) -> io::Result<bool> {
+        Ok(false)
     }
 }
 
@@ -397,9 +409,27 @@ mod tests {
             self.0.fetch_add(1, Ordering::SeqCst);
             Ok(())
         }
-        fn rest(&mut self, _: bool) -> io::Result<()> {
-            Ok(())
+        fn rest(&mut self, _: bool) -> io::Result<bool> {
+            Ok(false)
         }
+    }
+
+    #[test]
+    fn that_a_line_was_lost_is_not_forgotten_for_want_of_another() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let state = State { bytes: AtomicUsize::new(0), failing: AtomicBool::new(false), counts: counts() };
+        let failing = || state.failing.load(Ordering::Relaxed);
+        state.note_rest(&Ok(false));
+        assert!(!failing());
+        state.note(Err::<(), _>(&full()));
+        state.note_rest(&Ok(false));
+        assert!(failing(), "nothing was written since");
+        state.note_rest(&Ok(true));
+        assert!(!failing());
+        state.note_rest(&Err(full()));
+        assert!(failing());
+        state.note(Ok(()));
+        assert!(!failing());
     }
 
     #[test]

@@ -83,13 +83,14 @@ impl Out for Syslog {
         Ok(())
     }
 
-    fn rest(&mut self, ends: bool) -> io::Result<()> {
+    fn rest(&mut self, ends: bool) -> io::Result<bool> {
         match (ends, self.line.take()) {
-            (true, Some(Line::Tcp(stream))) => stream.shutdown(Shutdown::Write),
-            (true, _) => Ok(()),
+            (true, Some(Line::Tcp(stream))) => stream.shutdown(Shutdown::Write).map(|()| false),
+            (true, _) => Ok(false),
             (false, line) => {
                 self.line = line;
-                self.line().map(drop)
+                // One that failed is another by now, and takes what it is given. A socket may belong to somebody who reads nothing.
+                Ok(matches!(self.line()?, Line::Tcp(_)))
             }
         }
     }

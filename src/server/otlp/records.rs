@@ -81,7 +81,7 @@ impl OtlpRecords {
         self.failing = failed.map(|failed| now.checked_add(left_alone(failed)).unwrap_or(now));
     }
 
-    /// Whether it is there again.
+    /// Sees that it is there again.
     fn ask(&mut self) -> io::Result<()> {
         let outcome = self.runtime.block_on(self.send(&[]));
         self.note(outcome.as_ref().err());
@@ -112,8 +112,12 @@ impl Out for OtlpRecords {
         }
     }
 
-    fn rest(&mut self, ends: bool) -> io::Result<()> {
-        if self.failing.is_some() && !ends { self.ask() } else { Ok(()) }
+    fn rest(&mut self, ends: bool) -> io::Result<bool> {
+        let asks = self.failing.is_some() && !ends;
+        if asks {
+            self.ask()?;
+        }
+        Ok(asks)
     }
 }
 
