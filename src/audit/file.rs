@@ -204,9 +204,13 @@ impl RecordFile {
         if self.settings.sync { self.file.sync_data() } else { Ok(()) }
     }
 
-    /// Whoever moves the file away gets no more in it.
+    /// Whoever moves the file away gets no more in it. One that could not be begun, since the disk was full, is before anything stands in it.
     fn follow(&mut self) -> io::Result<()> {
-        if is_at(&self.file, &self.settings.path)? { Ok(()) } else { self.begin_file() }
+        match is_at(&self.file, &self.settings.path)? {
+            false => self.begin_file(),
+            true if self.bytes == 0 => self.begin(),
+            true => Ok(()),
+        }
     }
 
     fn is_due(&self) -> bool {
@@ -444,6 +448,30 @@ mod tests {
             if chained {
                 assert_eq!(verified(&folder).records, 10);
             }
+        }
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_begun_is_before_anything_stands_in_it() {
+        for with_a_record in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("records.jsonl");
+            let mut file = RecordFile::open(settings(&folder, true)).unwrap();
+            file.write(records(0, 2)).unwrap();
+            fs::rename(&path, folder.path().join("records.jsonl.1")).unwrap();
+            // The disk has room for another file, and for nothing in it.
+            fs::write(&path, "").unwrap();
+            (file.file, file.bytes) = (File::open(&path).unwrap(), 0);
+            assert_eq!(file.write(records(2, 1)).unwrap_err().0, 1);
+            file.file = append(&path).unwrap();
+            if with_a_record {
+                file.write(records(3, 1)).unwrap();
+            }
+            file.rest(true).unwrap();
+            let account = verified(&folder);
+            assert_eq!((account.records, account.dropped), (2 + u64::from(with_a_record), 1));
+            drop(file);
+            assert!(RecordFile::open(settings(&folder, true)).is_ok());
         }
     }
 
