@@ -238,10 +238,13 @@ def main(work):
         deployment, = of_kind(documents(render(CHART, PLAIN, values(work, change))), "Deployment")
         return deployment["spec"]["template"]["metadata"]["annotations"]["portcullis/fixed-settings"]
 
-    reloaded = [{}, {"policies": {"more.cedar": ""}}, {"config": {"upstream": {"url": "http://b"}, "limits": {"requests_max": 7}}}]
+    reloaded = [{}, {"policies": {"more.cedar": ""}}, {"config": {"upstream": {"url": "http://b"}, "limits": {"requests_max": 7}}},
+                {"config": {"records": {"questions": True}, "log": {"level": "debug"}}}]
     hold(len({stamp(it) for it in reloaded}) == 1, "pods are made anew for what is reloaded")
     fixed = [{"http2": "off"}, {"listen": "0.0.0.0:1"}, {"admin": "127.0.0.1:1"}, {"proxy_protocol": "required"}, {"listeners": [{}]},
-             {"limits": {"connections_max": 7}}, {"limits": {"streams_max": 7}}, {"tls": {}}]
+             {"limits": {"connections_max": 7}}, {"limits": {"streams_max": 7}}, {"tls": {}},
+             {"records": {"stdout": False}}, {"records": {"file": {"path": "/r"}}}, {"records": {"syslog": {"to": "unix:/dev/log"}}},
+             {"records": {"otlp": {"endpoint": "http://127.0.0.1:4317"}}}, {"log": {"format": "json"}}]
     hold(len({stamp({"config": it}) for it in [{}, *fixed]}) == len(fixed) + 1, "pods stay as they are for what is not reloaded")
 
     # What must not be rendered is not, and it is said why.

@@ -26,8 +26,10 @@
 {{- define "portcullis.fixed" -}}
 {{- $config := .Values.config -}}
 {{- $limits := pick ($config.limits | default dict) "connections_max" "streams_max" -}}
+{{- $records := pick ($config.records | default dict) "stdout" "file" "syslog" "otlp" -}}
+{{- $log := pick ($config.log | default dict) "format" -}}
 {{- $fixed := pick $config "listen" "admin" "http2" "proxy_protocol" "listeners" -}}
-{{- list $fixed $limits (hasKey $config "tls") | toJson | sha256sum -}}
+{{- list $fixed $limits $records $log (hasKey $config "tls") | toJson | sha256sum -}}
 {{- end }}
 
 {{- define "portcullis.podSecurityContext" -}}
