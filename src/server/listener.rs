@@ -382,6 +382,25 @@ async fn serve_http1<D: Door>(
 /// Answers, with what the door would say, a connection from which no request is read.
 async fn answer(mut stream: impl AsyncWrite + Unpin, refused: Refused) {
     let answer = refused.http1();
-    let _ = timeout(Duration::from_secs(1), stream.write_all(answer.as_bytes())).await;
-    let _ = stream.shutdown().await;
+    // What is written may wait in a buffer, and be sent only by what ends it.
+    let answering = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await
+    };
+    let _ = timeout(Duration::from_secs(1), answering).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::BufWriter;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_read_why_nothing_is_read_of_him_is_not_waited_for() {
+        let (_client, server) = tokio::io::duplex(1);
+        let refused = Refused::new(RequestError::HeadTooLarge.into(), "D1".to_owned());
+        let answered = timeout(Duration::from_secs(60), answer(BufWriter::new(server), refused)).await;
+        assert!(answered.is_ok(), "it hangs");
+    }
 }
