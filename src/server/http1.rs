@@ -8,6 +8,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpListener,
     sync::Semaphore,
     task::{JoinHandle, JoinSet},
@@ -15,13 +16,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{listener::LINGER, socket::Listening};
+use super::{listener::LINGER, socket::Listening, stall::Impatient};
 
 /// Connections served at once; more wait.
 const CONNECTIONS_MAX: usize = 256;
 
 /// The longest a client may take to send a request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The longest it may take nothing of an answer.
+const STALLED_MAX: Duration = Duration::from_secs(10);
 
 /// A server at work; dropping it ends it and every connection.
 #[derive(Debug)]
@@ -103,33 +107,42 @@ where
                 continue;
             }
         };
-        let handler = handler.clone();
-        let service = service_fn(move |request| {
-            let answer = handler(request);
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
-        let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        let finishing = finishing.clone();
+        let (handler, finishing) = (handler.clone(), finishing.clone());
         connections.spawn(async move {
             let _place = place;
-            let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
-            let served = tokio::select! {
-                served = &mut connection => served,
-                // A request may be on its way on a connection that is new: hyper would close that at once.
-                () = async { finishing.cancelled().await; sleep(LINGER).await } => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = served {
-                tracing::debug!(%error, "a connection ended badly");
-            }
+            serve(stream, handler, finishing).await;
         });
         while connections.try_join_next().is_some() {}
     }
     drop(listening);
     while connections.join_next().await.is_some() {}
+}
+
+/// Serves one connection.
+async fn serve<H, F>(stream: impl AsyncRead + AsyncWrite + Unpin, handler: Arc<H>, finishing: CancellationToken)
+where
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Full<Bytes>>>,
+{
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let stream = TokioIo::new(Impatient::new(stream, STALLED_MAX));
+    let mut connection = pin!(server.serve_connection(stream, service));
+    let served = tokio::select! {
+        served = &mut connection => served,
+        // A request may be on its way on a connection that is new: hyper would close that at once.
+        () = async { finishing.cancelled().await; sleep(LINGER).await } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection ended badly");
+    }
 }
 
 /// An answer with a body.
@@ -143,4 +156,21 @@ pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<By
 /// An answer in JSON.
 pub fn json(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     answer(status, "application/json", body.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_read_the_answer_is_not_waited_for() {
+        let (mut client, server) = tokio::io::duplex(1000);
+        client.write_all(b"GET / HTTP/1.1\r\nhost: gate\r\n\r\n").await.unwrap();
+        let long = |_: Request<Incoming>| async { answer(StatusCode::OK, "text/plain", vec![b'x'; 1_000_000]) };
+        let served = serve(server, Arc::new(long), CancellationToken::new());
+        assert!(timeout(Duration::from_secs(60), served).await.is_ok(), "it hangs");
+        drop(client);
+    }
 }
