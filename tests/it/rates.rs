@@ -1,11 +1,13 @@
 //! Whoever asks too often is told when to come again, alone or with other gates, and others are not held up by it.
 
 use std::{
+    future::pending,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
+use tokio::{io::copy_bidirectional, net::TcpStream, sync::watch};
 
 use crate::{
     house::{self, House, NOW},
@@ -209,6 +211,45 @@ async fn without_whoever_counts_each_limit_does_what_it_says() {
     assert!(keys.starts_with("portcullis:rate:agents:") && !keys.contains("1example"), "{keys}");
     let expires: i64 = redis.ask(&format!("pttl {}", keys.trim())).trim().parse().unwrap();
     assert!((1..=3_600_000).contains(&expires), "{expires}");
+}
+
+/// A way to `port`. Whenever it is told to, connections on it are lost, and neither end hears of that.
+async fn way_to(port: u16) -> (u16, watch::Sender<()>) {
+    let listener = house::loopback().await;
+    let at = listener.local_addr().unwrap().port();
+    let lose = watch::Sender::new(());
+    let told = lose.clone();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            let mut lost = told.subscribe();
+            tokio::spawn(async move {
+                let mut to = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                tokio::select! {
+                    _ = copy_bidirectional(&mut from, &mut to) => {}
+                    _ = lost.changed() => pending::<()>().await,
+                }
+            });
+        }
+    });
+    (at, lose)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_whoever_counts_that_has_fallen_silent_is_soon_another() {
+    if !house::present("redis-server") {
+        return;
+    }
+    let port = free_port();
+    let _redis = Redis::start(port);
+    let (way, lose) = way_to(port).await;
+    let place = format!("redis: 'redis://127.0.0.1:{way}/0', password: {{ file: nonce-secret }}, timeout_ms: 500");
+    let rates = "rates: [{ name: agents, by: [agent], requests: 100, per_s: 3600, shared: refuse }]\n";
+    let mut house = build(&format!("{rates}counters: {{ {place} }}\n")).await;
+    let mine = token(&json!({}));
+    assert_eq!(of(&ask(&mut house, &mine).await), (200, "allowed"));
+    lose.send_replace(());
+    assert_eq!(of(&ask(&mut house, &mine).await), (503, "limit_unavailable"));
+    allowed_again(&mut house, &mine).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
