@@ -44,6 +44,7 @@ use url::Url;
 
 use crate::{
     house::{self, House, ROUTES, bearer, spanned},
+    rates::way_to,
     records, reload, tls,
     traces::attributes,
     upstream::acceptor,
@@ -402,6 +403,20 @@ async fn a_receiver_is_left_alone_for_as_long_as_it_asks() {
         }
     }))
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_has_fallen_silent_is_another_while_it_is_still_tried() {
+    let receiver = Receiver::start(OtlpProtocol::Grpc, &[Says::Taken]).await;
+    let mut settings = receiver.settings.clone();
+    let (way, lose) = way_to(settings.endpoint.port().unwrap()).await;
+    settings.endpoint.set_port(Some(way)).unwrap();
+    let sender = Sender::of_records(&settings);
+    sender.send(1);
+    sender.counts((1, 0)).await;
+    lose.send_replace(());
+    sender.send(1);
+    sender.counts((2, 0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -214,7 +214,7 @@ async fn without_whoever_counts_each_limit_does_what_it_says() {
 }
 
 /// A way to `port`. Whenever it is told to, connections on it are lost, and neither end hears of that.
-async fn way_to(port: u16) -> (u16, watch::Sender<()>) {
+pub(crate) async fn way_to(port: u16) -> (u16, watch::Sender<()>) {
     let listener = house::loopback().await;
     let at = listener.local_addr().unwrap().port();
     let lose = watch::Sender::new(());

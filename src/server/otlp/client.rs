@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
+    rt::{TokioExecutor, TokioTimer},
 };
 use opentelemetry_proto::tonic::collector::{
     logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse},
@@ -32,6 +32,12 @@ use crate::{
 
 /// The largest answer that is taken, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a connection of HTTP/2 may be silent, while an answer is waited for, until it is asked whether its other end is there.
+const SILENT_MAX: Duration = Duration::from_secs(10);
+
+/// How long that may take. That nobody is there the system may find out a quarter of an hour later.
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A message that receivers take, and their answer.
 pub(super) trait Export: Message + Clone + 'static {
@@ -131,7 +137,12 @@ impl Receiver {
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls.with_no_client_auth()).https_or_http();
         let is_grpc = settings.protocol == OtlpProtocol::Grpc;
         let connector = if is_grpc { connector.enable_http2().build() } else { connector.enable_http1().build() };
-        let client = Client::builder(TokioExecutor::new()).http2_only(is_grpc).build(connector);
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(is_grpc)
+            .timer(TokioTimer::new())
+            .http2_keep_alive_interval(SILENT_MAX)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .build(connector);
         let mut fields = HeaderMap::new();
         for (name, secret) in &settings.headers {
             let mut value = HeaderValue::from_str(secret.expose())
