@@ -348,6 +348,7 @@ impl Metrics {
         self.caches.reset();
         self.lookups.reset();
         self.lookups_paused.reset();
+        self.uncounted.reset();
         self.servers.reset();
         self.forwarding.reset();
         self.ejections.reset();
@@ -364,4 +365,23 @@ impl Metrics {
 /// Brings a counter to a total that is counted elsewhere.
 fn raise(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_another_is_counted_anew_and_of_one_that_is_gone_nothing_is_told() {
+        let metrics = Metrics::new().unwrap();
+        let told = |limits: &[(&str, u64)]| {
+            let note = |metrics: &Metrics| limits.iter().for_each(|(limit, count)| metrics.note_rates(limit, *count));
+            let text = String::from_utf8(metrics.text(note)).unwrap();
+            let lines = text.lines().filter_map(|line| line.strip_prefix("portcullis_limits_unanswered_total"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[("a", 7), ("b", 1)]), [r#"{limit="a"} 7"#, r#"{limit="b"} 1"#]);
+        assert_eq!(told(&[("a", 2)]), [r#"{limit="a"} 2"#]);
+        assert_eq!(told(&[("a", 3)]), [r#"{limit="a"} 3"#]);
+    }
 }
