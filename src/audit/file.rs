@@ -101,12 +101,8 @@ impl RecordFile {
     /// What the system says; [`io::ErrorKind::InvalidData`] where a file that is to be gone on with is not what it should be.
     pub fn open(settings: FileSettings) -> io::Result<Self> {
         let mut file = append(&settings.path)?;
+        let (chain, torn) = end(&mut file, &settings)?;
         let bytes = file.metadata()?.len();
-        let (chain, torn) = match &settings.chain {
-            Some(_) if bytes > 0 => end_of(&mut file)?,
-            Some(_) => (before(&settings.path)?, None),
-            None => (BEGIN, None),
-        };
         let signer = signer(&settings)?;
         let now = Instant::now();
         let mut this =
@@ -128,13 +124,14 @@ impl RecordFile {
         Ok(this)
     }
 
-    /// Sees that it could be opened, whoever writes to it now.
+    /// Sees that it could be opened, and gone on with where it ends now, whoever writes to it.
     ///
     /// # Errors
     /// As of [`open`](Self::open).
     pub fn check(settings: &FileSettings) -> io::Result<()> {
         signer(settings)?;
-        OpenOptions::new().create(true).append(true).open(&settings.path).map(drop)
+        let mut file = appendable(&settings.path)?;
+        end(&mut file, settings).map(drop)
     }
 
     /// Adds records until one cannot be. Returns how many were not, and why.
@@ -261,7 +258,7 @@ fn signer(settings: &FileSettings) -> io::Result<Option<SigningKey>> {
 
 /// The file at `path`, for as long as it is open for this gate alone.
 fn append(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    let file = appendable(path)?;
     match file.try_lock() {
         Ok(()) if is_at(&file, path)? => Ok(file),
         // Whoever had it has moved it away meanwhile.
@@ -269,6 +266,10 @@ fn append(path: &Path) -> io::Result<File> {
         Err(TryLockError::WouldBlock) => Err(io::Error::new(io::ErrorKind::ResourceBusy, "another gate writes to it")),
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+fn appendable(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).read(true).append(true).open(path)
 }
 
 /// Whether that is the file at `path`.
@@ -286,6 +287,15 @@ fn ends_in_break(file: &mut File) -> io::Result<bool> {
     let mut last = [0];
     file.read_exact(&mut last)?;
     Ok(last == *b"\n")
+}
+
+/// Where the chain ends that is to be gone on with, if any is, and what a crash has left behind its last whole line.
+fn end(file: &mut File, settings: &FileSettings) -> io::Result<(Chain, Option<Vec<u8>>)> {
+    match &settings.chain {
+        Some(_) if file.metadata()?.len() > 0 => end_of(file),
+        Some(_) => Ok((before(&settings.path)?, None)),
+        None => Ok((BEGIN, None)),
+    }
 }
 
 /// Where the chain in `file` ends, and what a crash has left behind its last whole line.

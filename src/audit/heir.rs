@@ -209,6 +209,28 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_could_never_be_gone_on_with_is_not_waited_for() {
+        for name in ["records.jsonl", "records.jsonl.1"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(name);
+            // As a gate leaves it that makes no chain.
+            fs::write(&path, "{\"record\":1}\n").unwrap();
+            assert_eq!(Heir::of(settings(&folder)).unwrap_err().kind(), io::ErrorKind::InvalidData, "{name}");
+            fs::remove_file(&path).unwrap();
+            let mut before = RecordFile::open(settings(&folder)).unwrap();
+            before.write(record()).unwrap();
+            // Half a line may be one that is being written.
+            fs::OpenOptions::new()
+                .append(true)
+                .open(folder.path().join("records.jsonl"))
+                .unwrap()
+                .write_all(b"{")
+                .unwrap();
+            assert!(Heir::of(settings(&folder)).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_file_is_had_as_soon_as_the_gate_before_has_closed_it_and_not_only_with_a_record() {
         let folder = tempfile::tempdir().unwrap();
         let (mut heir, unclosed) = Heir::of(settings(&folder)).unwrap();
