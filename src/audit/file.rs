@@ -142,12 +142,17 @@ impl RecordFile {
             self.tell_dropped()
         };
         prepare().map_err(|error| (all, error))?;
+        let mut outcome = Ok(());
         for (index, line) in lines.into_iter().enumerate() {
             let added = if self.is_due() { self.rotate().and_then(|()| self.add(line)) } else { self.add(line) };
-            added.map_err(|error| (all.saturating_sub(index), error))?;
+            if let Err(error) = added {
+                outcome = Err((all.saturating_sub(index), error));
+                break;
+            }
         }
-        // What is not on the disk is not written.
-        self.finish().map_err(|error| (all, error))
+        // What is not on the disk is not written, wherever the others are.
+        self.finish().map_err(|error| (all, error))?;
+        outcome
     }
 
     /// Vouches for what was written, where that is due; always, where it `ends`.
@@ -492,6 +497,18 @@ mod tests {
         let mut file = RecordFile::open(aged).unwrap();
         file.write(records(0, 3)).unwrap();
         assert_eq!(files(&folder), ["{\"record\":2}\n"]);
+    }
+
+    #[test]
+    fn what_is_not_on_the_disk_is_not_written_even_where_a_later_one_cannot_be() {
+        let folder = tempfile::tempdir().unwrap();
+        // Takes all that is written, and has no disk to put it on.
+        std::os::unix::fs::symlink("/dev/null", folder.path().join("records.jsonl")).unwrap();
+        let small = FileSettings { bytes_max: 10, sync: false, ..settings(&folder, false) };
+        let mut file = RecordFile::open(small).unwrap();
+        file.settings.sync = true;
+        // The second is for another file, which is not begun before the first is on the disk.
+        assert_eq!(file.write(records(0, 3)).unwrap_err().0, 3);
     }
 
     #[test]
