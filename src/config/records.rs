@@ -98,7 +98,7 @@ pub struct SyslogConfig {
     pub facility: Facility,
     /// The name that messages come from. Default portcullis.
     pub app_name: Option<Spanned<String>>,
-    /// Bytes of a message; of a longer one the record is dropped. Default 8192.
+    /// Bytes of a message; a record that would be longer is sent without its longest fields. Default 8192.
     pub message_bytes_max: Option<Spanned<usize>>,
 }
 
