@@ -65,6 +65,7 @@ fn the_configurations_in_kubernetes_manifests_are_good_and_the_pods_mount_them()
         let probe = gate["readinessProbe"]["exec"]["command"].as_array().unwrap();
         // By address: a file that is malformed and refused makes no pod unready.
         assert_eq!(probe[1..], ["health", "--admin", "127.0.0.1:9901"], "{file}");
+        assert_eq!(gate["readinessProbe"]["timeoutSeconds"], 4, "{file}: longer than `health` waits");
         assert!(!config.contains("\nadmin:"), "{file}");
     }
 }
