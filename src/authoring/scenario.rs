@@ -16,6 +16,7 @@ use super::{
 use crate::{
     base::{
         clock::Timestamp,
+        filled,
         problem::{Problem, Problems, Source},
     },
     entities::{hiding::Reading, recorded::RecordedQuestion},
@@ -96,6 +97,18 @@ struct Seen {
 /// The moment at which scenarios happen that do not say when.
 const NOW: &str = "2026-01-01T12:00:00Z";
 
+/// Where `null` says something: as JSON that others are given or give, and for fields that must not be there.
+fn takes_null(path: &[&str]) -> bool {
+    matches!(
+        path.strip_prefix(&["scenarios"]).unwrap_or(path),
+        ["given", "claims", ..]
+            | ["given", "header" | "question", _, ..]
+            | ["given", "answers", "json", ..]
+            | ["given", "answers", "rows", _, ..]
+            | ["then", "upstream" | "headers" | "body", _, ..]
+    )
+}
+
 impl ScenarioFile {
     /// How files of scenarios are read: what is made of a log can be read again, and no more than that.
     pub(super) fn options() -> serde_saphyr::Options {
@@ -115,8 +128,7 @@ impl ScenarioFile {
     /// # Errors
     /// What is wrong with it, with its place.
     pub fn parse(source: &Arc<Source>) -> Result<Self, Problems> {
-        let file: Self = serde_saphyr::from_str_with_options(&source.text, Self::options())
-            .map_err(|error| Problem::from_yaml(&error, source))?;
+        let file: Self = filled::read(source, Self::options(), takes_null)?;
         let mut problems = Problems::default();
         if let Some(wrong) = file.given.malformed() {
             problems.push(Problem::new(format!("what stands for all: {wrong}")).within(source));

@@ -7,6 +7,7 @@ pub mod counters;
 pub mod digest;
 pub mod fetch;
 pub mod files;
+pub mod filled;
 pub mod json;
 pub mod levels;
 pub mod names;

@@ -37,6 +37,7 @@ use crate::{
     base::{
         address::Address,
         files::Files,
+        filled,
         problem::{Problem, Problems, Source},
         revision,
         secret::SecretSource,
@@ -236,7 +237,9 @@ pub fn load_noting(path: &Path, sights: &Arc<Sights>) -> Result<Loaded, Problems
 /// What is wrong with its form.
 pub fn parse(name: String, text: String, files: Files) -> Result<Loaded, Problems> {
     let source = Arc::new(Source { name, text });
-    let config = serde_saphyr::from_str(&source.text).map_err(|error| Problem::from_yaml(&error, &source))?;
+    // Key sets are others' JSON.
+    let config =
+        filled::read(&source, serde_saphyr::Options::default(), |path| matches!(path, ["issuers", _, "jwks", _, ..]))?;
     Ok(Loaded { config, source, files, serves: true })
 }
 

@@ -223,6 +223,9 @@ fn scenarios_that_could_not_fail_are_refused() {
             "scenarios: [{ name: a, when: GET /, given: { answers: [{ url: x }] }, then: { code: allowed } }]",
             "`json` or `status`",
         ),
+        ("scenarios: [{ name: a, when: GET /, then: { status: 200, code: } }]", "nothing stands here"),
+        ("scenarios: [{ name: a, when: GET /, then: { code: allowed, policies: ~ } }]", "nothing stands here"),
+        ("given: { token: }\nscenarios: [{ name: a, when: GET /, then: { code: allowed } }]", "nothing stands here"),
     ] {
         fs::write(folder.path().join("s.yaml"), text).unwrap();
         let tested = run(folder.path(), &["test", "--config", "examples/own-data/config.yaml", "s.yaml"]);

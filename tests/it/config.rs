@@ -75,6 +75,31 @@ fn unknown_keys_and_wrong_types_are_shown_where_they_stand() {
 }
 
 #[test]
+fn a_key_at_which_nothing_stands_is_not_one_that_is_left_out() {
+    let nothing = "nothing stands here";
+    with(
+        "    action:",
+        "    scope: # {{ .Values.scope }}\n    action:",
+        &[nothing, "config.yaml:11:5", "remove `scope`"],
+    );
+    with("routes:", "tls:\n  # certificate: a\nroutes:", &[nothing, "config.yaml:8:1", "remove `tls`"]);
+    with("routes:", "clients: [{ client_id: x, caller_apps: }]\nroutes:", &[nothing, "config.yaml:8:27"]);
+    with("routes:", "records: { pseudonyms: ~ }\nroutes:", &[nothing, "config.yaml:8:12"]);
+    with("orders/", "orders/\n      dpop: null", &[nothing, "config.yaml:8:7"]);
+    with("[1example23456789]", "\n        - 1example23456789\n        -", &[nothing, "remove the item"]);
+    // All of them at once.
+    with(
+        "routes:",
+        "deny_list:\nadmin_token:\ndrain:\nroutes:",
+        &["config.yaml:8:1", "config.yaml:9:1", "config.yaml:10:1"],
+    );
+    // A key set is others' JSON.
+    let issuer = "issuer: https://cognito-idp.eu-west-1.amazonaws.com/eu-west-1_agents";
+    with(issuer, &format!("{issuer}\n      jwks: {{ keys: [], x: null }}"), &["no usable key"]);
+    with(issuer, &format!("{issuer}\n      jwks:"), &[nothing, "remove `jwks`"]);
+}
+
+#[test]
 fn an_issuer_without_audience_check_is_refused() {
     let nothing = "nothing says which tokens of this issuer are meant for this service";
     with("      client_ids: [1example23456789]\n", "", &[nothing, "config.yaml:5:15", "give both `client_ids`"]);

@@ -134,12 +134,24 @@ fn what_the_loader_refuses_for_its_form_the_schema_refuses() {
 }
 
 #[test]
-fn a_key_without_a_value_is_as_good_as_none_to_both() {
+fn a_key_without_a_value_is_refused_by_both() {
     let validator = validator();
-    for key in ["admin", "tls", "policies", "deny_list", "admin_token"] {
-        let text = format!("{MINIMAL}{key}:\n");
-        good(&validator, key, &yaml(&text));
-        assert!(config::parse("config.yaml".into(), text, Files::memory([])).is_ok(), "{key}");
+    let listen = "listen: 127.0.0.1:8080\n";
+    for key in ["admin", "tls", "http2", "policies", "deny_list", "admin_token", "trusted_proxies", "records", "rates"]
+    {
+        bad(&validator, listen, &format!("{listen}{key}:\n"));
+    }
+    let path = "    path: ";
+    for key in ["scope", "purpose", "delegation", "store"] {
+        bad(&validator, path, &format!("    {key}:\n{path}"));
+    }
+    for line in [
+        "clients: [{ client_id: a, caller_apps: }]",
+        "records: { file: { path: a, keep: ~ } }",
+        "origins: [~]",
+        "limits: { connections_max: null }",
+    ] {
+        bad(&validator, listen, &format!("{listen}{line}\n"));
     }
 }
 
