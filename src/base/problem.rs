@@ -11,7 +11,7 @@ use std::{
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report};
 use serde_saphyr::Location;
 
-use super::{spanned::Spanned, yaml};
+use super::{secret::NO_SOURCE, spanned::Spanned, yaml};
 
 /// A text that problems point into.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,12 +29,14 @@ pub struct Problem {
     fix: Option<String>,
     place: Option<Range<usize>>,
     source: Option<Arc<Source>>,
+    /// Whether what stands at the place is not shown.
+    covered: bool,
 }
 
 impl Problem {
     /// A problem with no place in a text.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), fix: None, place: None, source: None }
+        Self { message: message.into(), fix: None, place: None, source: None, covered: false }
     }
 
     /// A problem with a value of the configuration file.
@@ -69,7 +71,11 @@ impl Problem {
             place_of(location).unwrap_or_else(|| place_by_line(&source.text, location.line(), location.column()))
         });
         let (message, fix) = yaml::said(error);
-        Self { message, fix: fix.map(str::to_owned), place, source: Some(source.clone()) }
+        let problem = Self { place, source: Some(source.clone()), fix: fix.map(str::to_owned), ..Self::new(message) };
+        if !problem.message.contains(NO_SOURCE) {
+            return problem;
+        }
+        Self { message: NO_SOURCE.into(), ..problem }.fix("name the variable or the file that holds it").covered()
     }
 
     /// What Cedar says about `source`.
@@ -79,12 +85,19 @@ impl Problem {
             start..start.saturating_add(label.len())
         });
         let fix = error.help().map(|help| help.to_string());
-        Self { message: error.to_string(), fix, place, source: Some(source.clone()) }
+        Self { fix, place, source: Some(source.clone()), ..Self::new(error.to_string()) }
     }
 
     /// The same, with what to do about it.
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
+        self
+    }
+
+    /// The same, and what stands there is not shown: it may be secret.
+    #[must_use]
+    pub fn covered(mut self) -> Self {
+        self.covered = true;
         self
     }
 
@@ -112,8 +125,8 @@ impl Problem {
         let mut diagnostic = MietteDiagnostic::new(&self.message);
         diagnostic.help.clone_from(&self.fix);
         let Some(source) = &self.source else { return Report::new(diagnostic) };
-        let short = source.text.lines().all(|line| line.len() <= LINE_BYTES_SHOWN);
-        if let (Some(place), true) = (&self.place, short) {
+        let shown = !self.covered && source.text.lines().all(|line| line.len() <= LINE_BYTES_SHOWN);
+        if let (Some(place), true) = (&self.place, shown) {
             diagnostic.labels = Some(vec![LabeledSpan::underline(place.clone())]);
             let source = NamedSource::new(&source.name, source.text.clone());
             return Report::new(diagnostic).with_source_code(source);
@@ -201,7 +214,12 @@ impl From<Problem> for Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|problem| write!(f, "{problem}"))
+        // Where one is covered, the lines around another may hold the same.
+        let covered = self.0.iter().any(|problem| problem.covered);
+        self.0.iter().try_for_each(|problem| match covered {
+            true => write!(f, "{}", problem.clone().covered()),
+            false => write!(f, "{problem}"),
+        })
     }
 }
 

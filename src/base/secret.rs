@@ -3,18 +3,37 @@
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de};
 
 use super::{files::Files, problem::Problem, spanned::Spanned};
 
+/// What is said to whoever writes anything else, and no more: that may be the secret itself.
+pub(super) const NO_SOURCE: &str = "a secret is `{ env: … }` or `{ file: … }`";
+
 /// Where a secret is.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum SecretSource {
     /// In this environment variable.
     Env(Spanned<String>),
     /// In this file; one line break at its end does not count.
     File(Spanned<PathBuf>),
+}
+
+impl<'de> Deserialize<'de> for SecretSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        enum Written {
+            Env(Spanned<String>),
+            File(Spanned<PathBuf>),
+        }
+        match Written::deserialize(deserializer) {
+            Ok(Written::Env(name)) => Ok(Self::Env(name)),
+            Ok(Written::File(path)) => Ok(Self::File(path)),
+            Err(_) => Err(de::Error::custom(NO_SOURCE)),
+        }
+    }
 }
 
 /// A secret, which is in no output.
@@ -102,6 +121,10 @@ mod tests {
         assert!(read("secret: { file: nowhere }").unwrap_err().message().starts_with("cannot read `nowhere`"));
         let missing = read("secret: { env: PORTCULLIS_NO_SUCH_VARIABLE }").unwrap_err();
         assert_eq!(missing.message(), "the environment has no variable `PORTCULLIS_NO_SUCH_VARIABLE`");
-        assert!(serde_saphyr::from_str::<Holder>("secret: s3cret").is_err());
+        for misplaced in ["secret: s3cret", "secret: { s3cret: a }", "secret: { file: [s3cret] }", "secret: 's3cret'"] {
+            let error = serde_saphyr::from_str::<Holder>(misplaced).map(|_| ()).unwrap_err();
+            let message = error.without_snippet().to_string();
+            assert!(message.contains(NO_SOURCE) && !message.contains("s3cret"), "{message}");
+        }
     }
 }

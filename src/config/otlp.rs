@@ -118,7 +118,9 @@ impl OtlpConfig {
             Transport::PlainHttp.admits(url) && bare && is_whole
         });
         url.ok_or_else(|| {
-            Problem::at(&self.endpoint, format!("`{}` is not the address of a receiver", self.endpoint.value))
+            // It may hold a password.
+            Problem::at(&self.endpoint, "this is not the address of a receiver")
+                .covered()
                 .fix("write `http://127.0.0.1:4317`; what stands behind `/v1` is added where the protocol is `http`")
         })
     }

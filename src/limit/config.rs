@@ -173,8 +173,8 @@ impl CountersConfig {
             matches!(url.scheme(), "redis" | "rediss") && url.has_host() && bare
         });
         if url.is_none() {
-            let problem =
-                Problem::at(&self.redis, format!("`{}` is not the address of a Redis server", self.redis.value));
+            // It may hold a password.
+            let problem = Problem::at(&self.redis, "this is not the address of a Redis server").covered();
             problems
                 .push(problem.fix("write `redis://127.0.0.1:6379/0`; who the gate is stands in `user` and `password`"));
         }

@@ -100,6 +100,31 @@ fn a_key_at_which_nothing_stands_is_not_one_that_is_left_out() {
 }
 
 #[test]
+fn what_stands_in_the_place_of_a_secret_is_not_shown() {
+    let shared = "rates: [{ name: a, by: [peer], requests: 1, shared: refuse }]";
+    let counters = format!("{shared}\ncounters: {{ redis: 'redis://:hunter2@127.0.0.1', timeout_ms: 0 }}");
+    for (to, said) in [
+        ("admin_token: hunter2", "config.yaml:8:14: a secret is `{ env: … }` or `{ file: … }`"),
+        ("admin_token: [hunter2]", "a secret is `{ env: … }` or `{ file: … }`"),
+        ("admin_token: { value: hunter2 }", "a secret is `{ env: … }` or `{ file: … }`"),
+        ("admin_token: { env: A, file: hunter2 }", "a secret is `{ env: … }` or `{ file: … }`"),
+        ("admin_token: |\n  hunter2\n  hunter2", "a secret is `{ env: … }` or `{ file: … }`"),
+        (
+            "entities: { sources: [{ type: UserData, lookup: { sql: { statement: a, postgres: 'postgres://gate:hunter2@db/x' } } }] }",
+            "a secret is `{ env: … }` or `{ file: … }`",
+        ),
+        // Nor in what is said of the lines around it.
+        (counters.as_str(), "this is not the address of a Redis server"),
+        ("counters: { redis: 'redis://:hunter2@127.0.0.1' }", "no limit is shared"),
+        ("traces: { otlp: { endpoint: 'http://gate:hunter2@a:4317' } }", "this is not the address of a receiver"),
+    ] {
+        let problems = problems_of(&MINIMAL.replace("routes:", &format!("{to}\nroutes:")));
+        assert!(problems.contains(said), "{to}: {problems}");
+        assert!(!problems.contains("hunter2"), "{to}: {problems}");
+    }
+}
+
+#[test]
 fn an_issuer_without_audience_check_is_refused() {
     let nothing = "nothing says which tokens of this issuer are meant for this service";
     with("      client_ids: [1example23456789]\n", "", &[nothing, "config.yaml:5:15", "give both `client_ids`"]);
@@ -289,7 +314,7 @@ fn an_issuer_that_is_asked_needs_an_address_and_credentials() {
         (at.to_owned(), "nothing says who the gate is"),
         (format!("{at}{who}"), "the gate must show who it is in one way"),
         (format!("{at}{who}, client_secret: {{ file: nowhere }}"), "cannot read `nowhere`"),
-        (format!("{at}{who}, client_secret: s3cret"), "client_secret"),
+        (format!("{at}{who}, client_secret: s3cret"), "a secret is `{ env: … }` or `{ file: … }`"),
         (format!("{at}{who}, private_key: {{ file: policies/users.cedar }}"), "none that can sign"),
         (format!(", introspection_uri: 'http://a.example/ask'{who}"), "`http://a.example/ask` cannot be asked"),
         (format!("{at}{who}, token_prefix: ''"), "no token begins with this"),
