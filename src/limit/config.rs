@@ -65,8 +65,8 @@ pub enum WhenUnreachable {
 pub struct CountersConfig {
     /// `redis://host:port/database`; `rediss://` for TLS, which a server elsewhere needs.
     pub redis: Spanned<String>,
-    /// Who the gate is there.
-    pub user: Option<String>,
+    /// Who the gate is there, which `password` proves.
+    pub user: Option<Spanned<String>>,
     /// The password that proves it.
     pub password: Option<SecretSource>,
     /// Milliseconds for an answer. Default 100.
@@ -170,7 +170,10 @@ impl CountersConfig {
         let mut problems = Problems::default();
         let url = Url::parse(&self.redis.value).ok().filter(|url| {
             let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
-            matches!(url.scheme(), "redis" | "rediss") && url.has_host() && bare
+            // A fragment could say that certificates need not be verified; and nobody is at every address.
+            let bare = bare && url.fragment().is_none();
+            let has_host = url.host_str().is_some_and(|host| !matches!(host, "" | "0.0.0.0" | "[::]"));
+            matches!(url.scheme(), "redis" | "rediss") && has_host && bare
         });
         if url.is_none() {
             // It may hold a password.
@@ -186,11 +189,22 @@ impl CountersConfig {
             let problem = Problem::at(&self.redis, "a server elsewhere, and nothing proves that it is the one");
             problems.push(problem.fix("write `rediss://`"));
         }
+        let is_number = |path: &str| path.bytes().all(|byte| byte.is_ascii_digit()) && path.parse::<u16>().is_ok();
+        let is_database = |path: &str| path.is_empty() || path == "/" || path.strip_prefix('/').is_some_and(is_number);
+        if url.as_ref().is_some_and(|url| !is_database(url.path())) {
+            let problem = Problem::at(&self.redis, "the path is not the number of a database");
+            problems.push(problem.fix("write `redis://127.0.0.1:6379/0`"));
+        }
+        if let (Some(user), None) = (&self.user, &self.password) {
+            problems.push(
+                Problem::at(user, "nothing proves who the gate is there").fix("add `password`, or remove `user`"),
+            );
+        }
         let password = problems.keep(self.password.as_ref().map(|password| password.read(files)).transpose());
         let timeout = problems.keep(bounded(self.timeout_ms.as_ref(), "timeout_ms", 100, 1..=10_000));
         let place = password.zip(timeout).map(|(password, timeout)| Place {
             url: self.redis.value.clone(),
-            user: self.user.clone(),
+            user: self.user.as_ref().map(|user| user.value.clone()),
             password,
             timeout: Duration::from_millis(timeout),
         });

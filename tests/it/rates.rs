@@ -317,4 +317,21 @@ fn limits_that_mean_nothing_are_errors() {
         let problems = problems(&format!("{text}\n"));
         assert!(problems.contains(said), "{text}: {problems}");
     }
+    let kept = |counters: &str| {
+        let limit = "rates: [{ name: a, by: [peer], requests: 1, shared: refuse }]";
+        problems(&format!("{limit}\ncounters: {{ {counters} }}\n"))
+    };
+    for none in ["limits", "x", "-1", "+1", "1/2", "1/", "/1", "65536"] {
+        let problems = kept(&format!("redis: 'redis://127.0.0.1/{none}'"));
+        assert!(problems.contains("the path is not the number of a database"), "{none}: {problems}");
+    }
+    for database in ["", "/", "/0", "/15", ":6380/99"] {
+        let problems = kept(&format!("redis: 'redis://127.0.0.1{database}'"));
+        assert!(!problems.contains("redis"), "{database}: {problems}");
+    }
+    for nobody in ["rediss://10.0.0.1#insecure", "redis://0.0.0.0", "redis://[::]", "redis://"] {
+        let problems = kept(&format!("redis: '{nobody}'"));
+        assert!(problems.contains("is not the address of a Redis server"), "{nobody}: {problems}");
+    }
+    assert!(kept("redis: 'redis://127.0.0.1', user: gate").contains("nothing proves who the gate is there"));
 }
