@@ -32,9 +32,28 @@ impl Address {
         }
     }
 
-    /// Whether nobody else can be there: port 0 is any that is free.
+    /// Whether not both can be listened at: port 0 is any that is free, and `0.0.0.0` and `[::]` are every address.
     pub fn is_taken_by(&self, other: &Self) -> bool {
-        self == other && self.tcp().is_none_or(|address| address.port() != 0)
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) => covers(*one, *other) || covers(*other, *one),
+            _ => self == other,
+        }
+    }
+}
+
+/// Whether who listens at `own` is at `other` too.
+fn covers(own: SocketAddr, other: SocketAddr) -> bool {
+    let (own_ip, other_ip) = (own.ip().to_canonical(), other.ip().to_canonical());
+    let every = own_ip.is_unspecified() && (own_ip.is_ipv6() || other_ip.is_ipv4());
+    let same = own_ip == other_ip && scope(own) == scope(other);
+    own.port() == other.port() && own.port() != 0 && (every || same)
+}
+
+/// The interface that an address is of, where it says so.
+const fn scope(address: SocketAddr) -> u32 {
+    match address {
+        SocketAddr::V6(address) => address.scope_id(),
+        SocketAddr::V4(_) => 0,
     }
 }
 
@@ -99,5 +118,35 @@ mod tests {
         }
         assert!(read("unix:/a").unwrap().is_taken_by(&read("unix:/a").unwrap()));
         assert!(!read("127.0.0.1:0").unwrap().is_taken_by(&read("127.0.0.1:0").unwrap()));
+    }
+
+    #[test]
+    fn addresses_overlap_in_either_spelling_and_where_one_is_every_address() {
+        let overlap = |one: &str, other: &str| {
+            let read = |text: &str| Address::try_from(text.to_owned()).unwrap();
+            let taken = read(one).is_taken_by(&read(other));
+            assert_eq!(read(other).is_taken_by(&read(one)), taken, "{one} {other}");
+            taken
+        };
+        for (one, other) in [
+            ("[::ffff:127.0.0.1]:99", "127.0.0.1:99"),
+            ("0.0.0.0:99", "127.0.0.1:99"),
+            ("0.0.0.0:99", "[::ffff:10.0.0.1]:99"),
+            ("[::]:99", "10.0.0.1:99"),
+            ("[::]:99", "[::1]:99"),
+            ("[::]:99", "0.0.0.0:99"),
+        ] {
+            assert!(overlap(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("0.0.0.0:99", "127.0.0.1:98"),
+            ("0.0.0.0:99", "[::1]:99"),
+            ("127.0.0.1:99", "127.0.0.2:99"),
+            ("[::]:0", "0.0.0.0:0"),
+            ("[fe80::1%1]:99", "[fe80::1%2]:99"),
+            ("127.0.0.1:99", "unix:/a"),
+        ] {
+            assert!(!overlap(one, other), "{one} {other}");
+        }
     }
 }

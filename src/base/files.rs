@@ -102,6 +102,14 @@ impl Files {
         }
     }
 
+    /// Whether `path` was looked at, be it as one of a folder's, where looks are noted.
+    pub fn has_seen(&self, path: &Path) -> bool {
+        match self {
+            Self::Disk { root, sights } => sights.as_ref().is_some_and(|sights| sights.include(&root.join(path))),
+            Self::Memory(files) => files.contains_key(path),
+        }
+    }
+
     /// Which version of `path` there is.
     ///
     /// # Errors

@@ -51,6 +51,19 @@ impl Sights {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(look, sight);
     }
 
+    /// Whether `path` is that of something that was looked at, or would be if it were there, whatever links lead to it.
+    pub(super) fn include(&self, path: &Path) -> bool {
+        let path = real(path);
+        let sights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sights.keys().any(|look| match look {
+            Look::File(seen) => real(seen) == path,
+            Look::Folder(seen, extension) => {
+                let seen = real(seen);
+                path == seen || path.starts_with(&seen) && path.extension().is_some_and(|it| it == extension.as_str())
+            }
+        })
+    }
+
     /// Whether what would be found now is anything else. A file is read again only where its stamp is another, or was so
     /// young that it may have changed and kept it.
     pub fn are_stale(&self) -> bool {
@@ -85,6 +98,12 @@ impl Sights {
         }
         sha256(&whole).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// Where links lead to: by its folder, where it is not there itself.
+fn real(path: &Path) -> PathBuf {
+    let beside = || Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(beside).unwrap_or_else(|| path.to_owned())
 }
 
 fn digest_of_names(found: &io::Result<Vec<PathBuf>>) -> Digest {

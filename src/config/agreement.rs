@@ -1,5 +1,7 @@
 //! What sections of the configuration ask of each other.
 
+use std::path::PathBuf;
+
 use http::{HeaderName, header};
 
 use super::Loaded;
@@ -63,6 +65,19 @@ impl Loaded {
             problems.push(problem.fix("choose it by `upstream` of a route, or remove it"));
         }
         problems.into_result(Some(()))
+    }
+
+    /// Records are written to no file that the configuration is made of.
+    pub(super) fn check_record_file(&self) -> Result<(), Problem> {
+        let Some(path) = self.config.records.file.as_ref().map(|file| &file.path) else { return Ok(()) };
+        // The deny-list is looked at by a watcher of its own.
+        let real = |path: &PathBuf| self.files.real(path).ok();
+        let denied = self.config.deny_list.as_ref().and_then(|denied| real(&denied.value));
+        if self.files.has_seen(&path.value) || denied.is_some() && denied == real(&path.value) {
+            return Err(Problem::at(path, "the configuration is made of this: records would be written into it")
+                .fix("name a file that is for records alone"));
+        }
+        Ok(())
     }
 
     /// Assertions are for somebody, and by nobody whose tokens are believed.

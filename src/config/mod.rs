@@ -314,6 +314,8 @@ impl Loaded {
         }
         let own = loaded.as_ref().zip(identity.as_ref());
         let own = own.and_then(|(loaded, identity)| problems.keep(self.pages(&loaded.stores, identity)));
+        // Everything has been looked at.
+        problems.keep(self.check_record_file());
         let compiled = (|| {
             let ((mapping, routes), loaded) = (routes?, loaded?);
             let (pages, metadata_url) = own?;

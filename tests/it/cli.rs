@@ -112,6 +112,27 @@ fn what_files_alone_do_not_tell_is_shown_at_once_too() {
 }
 
 #[test]
+fn records_are_written_to_no_file_of_the_configuration() {
+    let path = |path: &str| {
+        let config = house::repository("config.yaml");
+        let (folder, file) = folder(&format!("{config}deny_list: denied\nrecords: {{ file: {{ path: {path} }} }}\n"));
+        std::fs::write(folder.path().join("denied"), "").unwrap();
+        std::os::unix::fs::symlink("config.yaml", folder.path().join("link")).unwrap();
+        let checked = run(&["check", "--config", file.to_str().unwrap()]);
+        (checked.status.code(), text(&checked.stderr))
+    };
+    for own in ["config.yaml", "link", "policies/users.cedar", "policies/new.cedar", "policies", "denied"] {
+        let (code, said) = path(own);
+        assert_eq!(code, Some(64), "{own}: {said}");
+        assert!(said.contains("the configuration is made of this"), "{own}: {said}");
+    }
+    for other in ["records.jsonl", "policies/records.jsonl", "elsewhere/records.jsonl"] {
+        let (code, said) = path(other);
+        assert_eq!(code, Some(0), "{other}: {said}");
+    }
+}
+
+#[test]
 fn schema_prints_the_schema_of_the_configuration() {
     let printed = run(&["schema"]);
     assert!(printed.status.success());

@@ -592,6 +592,9 @@ fn other_settings_are_held_to_their_ranges() {
         ("listeners: [{ listen: '127.0.0.1:8080' }]", "`127.0.0.1:8080` is listened at already"),
         ("listeners: [{ listen: '127.0.0.1:9901' }]", "`127.0.0.1:9901` is listened at already"),
         ("admin: 'unix:/a'\nlisteners: [{ listen: 'unix:/a' }]", "`unix:/a` is listened at already"),
+        ("admin: '[::ffff:127.0.0.1]:8080'", "`127.0.0.1:8080` is listened at already"),
+        ("listeners: [{ listen: '0.0.0.0:9901' }]", "`0.0.0.0:9901` is listened at already"),
+        ("listeners: [{ listen: '[::]:8080' }]", "`[::]:8080` is listened at already"),
         ("listeners: [{ listen: 'unix:gate.sock' }]", "`unix:gate.sock` is no address to listen at"),
         ("admin: localhost", "`localhost` is no address to listen at"),
         (
