@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -36,6 +36,24 @@ impl Address {
     pub fn is_taken_by(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Tcp(one), Self::Tcp(other)) => covers(*one, *other) || covers(*other, *one),
+            _ => self == other,
+        }
+    }
+
+    /// Whether who connects to `other` surely gets to who listens here: whether an address of a network is this machine's,
+    /// only that machine can tell.
+    pub fn is_reached_at(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(own), Self::Tcp(to)) => {
+                let mut to = *to;
+                if to.ip().to_canonical() == Ipv4Addr::UNSPECIFIED {
+                    to.set_ip(Ipv4Addr::LOCALHOST.into());
+                } else if to.ip().is_unspecified() {
+                    to.set_ip(Ipv6Addr::LOCALHOST.into());
+                }
+                let near = to.ip().to_canonical().is_loopback() || !own.ip().to_canonical().is_unspecified();
+                covers(*own, to) && near
+            }
             _ => self == other,
         }
     }
@@ -118,6 +136,28 @@ mod tests {
         }
         assert!(read("unix:/a").unwrap().is_taken_by(&read("unix:/a").unwrap()));
         assert!(!read("127.0.0.1:0").unwrap().is_taken_by(&read("127.0.0.1:0").unwrap()));
+    }
+
+    #[test]
+    fn who_connects_to_this_machine_itself_gets_to_who_listens_there() {
+        let read = |text: &str| Address::try_from(text.to_owned()).unwrap();
+        for (own, to, reached) in [
+            ("127.0.0.1:99", "127.0.0.1:99", true),
+            ("127.0.0.1:99", "0.0.0.0:99", true),
+            ("0.0.0.0:99", "0.0.0.0:99", true),
+            ("0.0.0.0:99", "127.0.0.2:99", true),
+            ("[::]:99", "127.0.0.1:99", true),
+            ("[::]:99", "[::]:99", true),
+            ("10.0.0.1:99", "[::ffff:10.0.0.1]:99", true),
+            ("unix:/a", "unix:/a", true),
+            ("0.0.0.0:99", "10.0.0.1:99", false),
+            ("0.0.0.0:99", "[::1]:99", false),
+            ("127.0.0.1:99", "127.0.0.1:98", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("unix:/a", "unix:/b", false),
+        ] {
+            assert_eq!(read(own).is_reached_at(&read(to)), reached, "{own} {to}");
+        }
     }
 
     #[test]

@@ -1,14 +1,20 @@
 //! What sections of the configuration ask of each other.
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use http::{HeaderName, header};
 
 use super::Loaded;
 use crate::{
-    base::problem::{Problem, Problems},
+    base::{
+        address::Address,
+        problem::{Problem, Problems},
+    },
     entities::{Mapping, RoutePlan},
-    forward::{Identity, Upstreams},
+    forward::{Identity, Upstreams, address::Location},
     policy::stores::Stores,
     request::{headers::is_for_one_hop, route::RouteTable, trace_context::BAGGAGE},
 };
@@ -64,7 +70,31 @@ impl Loaded {
             let problem = config.map_or_else(|| Problem::new(&message), |url| Problem::at(url, &message));
             problems.push(problem.fix("choose it by `upstream` of a route, or remove it"));
         }
+        let named = self.config.upstreams.iter();
+        let named = named.filter_map(|(name, config)| Some((config, upstreams.named.get(name)?)));
+        for (config, upstream) in [(&self.config.upstream, &upstreams.usual)].into_iter().chain(named) {
+            let listed = config.addresses.iter().map(|server| &server.address);
+            let places = listed.chain(config.addresses.is_empty().then_some(&config.url));
+            for (place, _) in places.zip(&upstream.servers).filter(|(_, (location, _))| self.listens_at(location)) {
+                let problem = Problem::at(place, "this is the gate itself: a request would go round in it");
+                problems.push(problem.fix("give the address of the service"));
+            }
+        }
         problems.into_result(Some(()))
+    }
+
+    /// Whether who connects to `location` gets to the gate, where the configuration tells.
+    fn listens_at(&self, location: &Location) -> bool {
+        let to = match location {
+            Location::Address(address) => vec![address.clone()],
+            Location::Name(name, port) if name.eq_ignore_ascii_case("localhost") => {
+                let near = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+                near.map(|ip| Address::Tcp(SocketAddr::new(ip, *port))).to_vec()
+            }
+            Location::Name(..) => return false,
+        };
+        let own = self.config.listeners().map(|listener| listener.listen.value);
+        own.chain([self.config.admin_address()]).any(|own| to.iter().any(|to| own.is_reached_at(to)))
     }
 
     /// Records are written to no file that the configuration is made of.

@@ -446,6 +446,22 @@ fn upstreams_that_nobody_has_or_nobody_chooses_are_errors() {
         let text = format!("{{ orders: {{ url: '{url}' }} }}");
         named(&text, "    upstream: orders\n", &["is not the address of an upstream"]);
     }
+    for own in ["http://127.0.0.1:8080", "http://localhost:8080", "http://0.0.0.0:8080", "http://127.0.0.1:9901"] {
+        with("http://127.0.0.1:9000", own, &["this is the gate itself", "config.yaml:2:18"]);
+    }
+    let listed = "http://service, addresses: [{ address: 'service:8080' }, { address: '127.0.0.1:8080' }]";
+    with("http://127.0.0.1:9000", listed, &["this is the gate itself", "config.yaml:2:8"]);
+    named(
+        "{ orders: { url: 'http://[::ffff:127.0.0.1]:8080' } }",
+        "    upstream: orders\n",
+        &["this is the gate itself"],
+    );
+    let every = MINIMAL.replace("127.0.0.1:8080", "0.0.0.0:8080");
+    assert_eq!(problems_of(&every.replace("127.0.0.1:9000", "10.0.0.1:8080")), "");
+    assert!(problems_of(&every.replace("127.0.0.1:9000", "127.0.0.1:8080")).contains("this is the gate itself"));
+    let socket =
+        MINIMAL.replace("127.0.0.1:8080", "unix:/run/a.sock").replace("http://127.0.0.1:9000", "unix:/run/a.sock");
+    assert!(problems_of(&socket).contains("this is the gate itself"));
     // The host decides, so the upstream that this route has must see it.
     let route = "    upstream: orders\n";
     let host = |forward: &str| {
