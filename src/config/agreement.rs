@@ -7,7 +7,7 @@ use std::{
 
 use http::{HeaderName, header};
 
-use super::Loaded;
+use super::{Config, Loaded};
 use crate::{
     base::{
         address::Address,
@@ -15,7 +15,7 @@ use crate::{
     },
     entities::{Mapping, RoutePlan},
     forward::{Identity, Upstreams, address::Location},
-    policy::stores::Stores,
+    policy::stores::{DEFAULT, Store, Stores},
     request::{headers::is_for_one_hop, route::RouteTable, trace_context::BAGGAGE},
 };
 
@@ -141,7 +141,7 @@ impl Loaded {
         problems.into_result(Some(()))
     }
 
-    /// Stores are there, and what the host decides, the upstream sees.
+    /// Stores are there and are chosen, and what the host decides, the upstream sees.
     pub(super) fn check_stores(
         &self,
         stores: &Stores,
@@ -161,6 +161,20 @@ impl Loaded {
                 problems.push(Problem::at(&route.resource, HOST_UNSEEN).fix(FORWARD_HOST));
             }
         }
+        let (by_host, routes) = (self.config.stores_by_host(stores), &self.config.routes.value);
+        let is_by_host = routes.iter().any(|route| route.store.is_none());
+        for store in stores.iter().filter(|store| !store.policies.is_empty()) {
+            let name = store.name.as_deref().unwrap_or(DEFAULT);
+            let is_named = routes.iter().any(|route| route.store.as_ref().is_some_and(|named| named.value == name));
+            if is_named || is_by_host && by_host.iter().any(|other| other.number == store.number) {
+                continue;
+            }
+            let message =
+                format!("no route and no host chooses the store `{name}`: what its policies say has no effect");
+            let config = self.config.stores.iter().find(|config| config.name.value == name);
+            let problem = config.map_or_else(|| Problem::new(&message), |config| Problem::at(&config.name, &message));
+            problems.push(problem.fix("choose it by `store` of a route or by its `hosts`, or remove its policies"));
+        }
         if mapping.names_host() && !upstreams.see_host() {
             problems
                 .push(Problem::new(format!("`context.request.host` of the schema: {HOST_UNSEEN}")).fix(FORWARD_HOST));
@@ -169,5 +183,13 @@ impl Loaded {
             problems.push(Problem::new(format!("`stores`: {HOST_UNSEEN}")).fix(FORWARD_HOST));
         }
         problems.into_result(Some(()))
+    }
+}
+
+impl Config {
+    /// The stores that are asked for routes that name none, some of them by several hosts.
+    pub fn stores_by_host<'a>(&self, stores: &'a Stores) -> Vec<&'a Store> {
+        let hosts = self.stores.iter().flat_map(|store| &store.hosts).map(|host| Some(host.value.clone()));
+        hosts.chain([None]).filter_map(|host| stores.choose(None, || host)).collect()
     }
 }

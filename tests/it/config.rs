@@ -553,6 +553,40 @@ fn stores_are_told_apart_and_hosts_are_seen_by_the_upstream() {
 }
 
 #[test]
+fn a_store_that_nobody_chooses_is_an_error() {
+    let text = |stores: &str, store: &str| {
+        let seen = MINIMAL.replace("127.0.0.1:9000", "127.0.0.1:9000, forward_host: true");
+        let chosen = seen.replace("    action: readOnly", &format!("    action: readOnly{store}"));
+        chosen.replace("routes:", &format!("stores: [{stores}]\nroutes:"))
+    };
+    let said = |stores: &str, store: &str| {
+        let [schema, users] = ["policies/schema.cedarschema", "policies/users.cedar"].map(house::repository);
+        let forbid = "@id(\"none\") forbid (principal, action, resource);";
+        let files = Files::memory([
+            ("policies/schema.cedarschema", schema.as_str()),
+            ("policies/users.cedar", users.as_str()),
+            ("a/p.cedar", forbid),
+        ]);
+        let compiled = config::parse("config.yaml".into(), text(stores, store), files).and_then(|it| it.compile());
+        compiled.map(|_| String::new()).unwrap_or_else(|problems| problems.to_string())
+    };
+    let (nowhere, to_a) = ("", "\n    store: a");
+    for (stores, store, unasked) in [
+        ("{ name: a, folder: a }", nowhere, "a"),
+        ("{ name: a, folder: a, hosts: [a.example] }", nowhere, "default"),
+        ("{ name: a, folder: a, hosts: ['*'] }", nowhere, "default"),
+        ("{ name: a, folder: a }", to_a, "default"),
+    ] {
+        let problems = said(stores, store);
+        let told = format!("no route and no host chooses the store `{unasked}`");
+        assert!(problems.contains(&told), "{stores}{store}: {problems}");
+    }
+    for stores in ["{ name: a, folder: a, hosts: [a.example] }, { name: default, hosts: ['*'] }", "{ name: default }"] {
+        assert_eq!(said(stores, nowhere), "", "{stores}");
+    }
+}
+
+#[test]
 fn how_far_policies_look_can_be_bounded() {
     let schema = "entity User, Agent; entity Team = { open: Bool }; entity Doc = { owner: User, team?: Team };
         action read appliesTo { principal: [Agent], resource: [Doc], context: {} };";

@@ -60,7 +60,12 @@ struct Shelf<'a> {
 /// Where the configuration allows what has no such name, or without a reason.
 pub fn oddities(config: &Config, compiled: &Compiled) -> Result<Vec<Oddity>, Problems> {
     let stores = compiled.blueprint.stores.iter().zip(&compiled.policy_sources);
-    let shelves: Vec<_> = stores.map(|(store, sources)| Shelf::of(store, sources, compiled)).collect();
+    let by_host = config.stores_by_host(&compiled.blueprint.stores);
+    let shelves = stores.map(|(store, sources)| {
+        let is_by_host = by_host.iter().any(|other| other.number == store.number);
+        Shelf::of(store, is_by_host, sources, compiled)
+    });
+    let shelves: Vec<_> = shelves.collect();
     let mut desk = Desk { compiled, config, shelves: &shelves, found: Vec::new() };
     desk.policies();
     desk.routes();
@@ -112,10 +117,17 @@ fn allow(config: &Config, found: Vec<Oddity>) -> Result<Vec<Oddity>, Problems> {
 }
 
 impl<'a> Shelf<'a> {
-    fn of(store: &'a Store, sources: &'a HashMap<PolicyId, Arc<Source>>, compiled: &'a Compiled) -> Self {
+    /// `store`, which hosts may choose for routes that name none, or not.
+    fn of(
+        store: &'a Store,
+        is_by_host: bool,
+        sources: &'a HashMap<PolicyId, Arc<Source>>,
+        compiled: &'a Compiled,
+    ) -> Self {
         let blueprint = &compiled.blueprint;
         let name = store.name.as_deref().unwrap_or(DEFAULT);
-        let plans = blueprint.routes.routes().iter().filter(|plan| plan.store().is_none_or(|named| named == name));
+        let plans = blueprint.routes.routes().iter();
+        let plans = plans.filter(|plan| plan.store().map_or(is_by_host, |named| named == name));
         let asked = plans.flat_map(|plan| {
             let rules = &blueprint.trust.rules;
             plan.sides().iter().map(move |side| Asked::new(&blueprint.mapping, rules, plan, *side))
