@@ -13,7 +13,10 @@ use crate::{
         address::Address,
         problem::{Problem, Problems},
     },
-    entities::{Mapping, RoutePlan},
+    entities::{
+        Mapping, RoutePlan,
+        schema::{SchemaTypes, Type},
+    },
     forward::{Identity, Upstreams, address::Location},
     policy::stores::{DEFAULT, Store, Stores},
     request::{headers::is_for_one_hop, route::RouteTable, trace_context::BAGGAGE},
@@ -108,6 +111,26 @@ impl Loaded {
                 .fix("name a file that is for records alone"));
         }
         Ok(())
+    }
+
+    /// Where policies are told of certificates, clients may show them.
+    pub(super) fn check_certificates(
+        &self,
+        types: &SchemaTypes,
+        routes: &RouteTable<RoutePlan>,
+    ) -> Result<(), Problem> {
+        let tells = |plan: &RoutePlan| {
+            let request = types.action(plan.action()).and_then(|action| action.context.get("request"));
+            matches!(request.map(|it| &it.ty), Some(Type::Record(members)) if members.contains_key("certificate"))
+        };
+        match routes.routes().iter().zip(&self.config.routes.value).find(|(plan, _)| tells(plan)) {
+            Some((_, route)) if self.serves && !self.asks_for_certificates() => Err(Problem::at(
+                &route.action,
+                "no client shows a certificate, and the schema gives `context.request.certificate` to this action",
+            )
+            .fix("add `tls: { …, client_certificate: accepted }`, or take it out of the schema")),
+            _ => Ok(()),
+        }
     }
 
     /// Assertions are for somebody, and by nobody whose tokens are believed.

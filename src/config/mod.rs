@@ -309,6 +309,8 @@ impl Loaded {
             problems.keep(self.forwards_what_it_reads(mapping, routes, identity));
             problems.keep(self.check_upstreams(upstreams, routes));
             problems.keep(self.check_assertions(upstreams));
+            let types = loaded.as_ref().map(|loaded| &loaded.types);
+            problems.keep(types.map_or(Ok(()), |types| self.check_certificates(types, routes)));
             let stores = loaded.as_ref().map(|loaded| &loaded.stores);
             problems.keep(stores.map_or(Ok(()), |stores| self.check_stores(stores, upstreams, mapping, routes)));
         }

@@ -87,8 +87,7 @@ impl Loaded {
     pub(super) fn proofs(&self) -> Result<ProofSettings, Problems> {
         let config = &self.config;
         let proofs = ProofSettings::compile(&config.origins, config.dpop_nonce_secret.as_ref(), &self.files)?;
-        let asks = |tls: TlsConfig| tls.client_certificate.is_some_and(|it| it.value != ClientCertificate::Off);
-        let shows = !self.serves || config.listeners().any(|listener| listener.tls.is_some_and(asks));
+        let shows = !self.serves || self.asks_for_certificates();
         let bound = config.issuers.value.iter().filter_map(|issuer| issuer.settings().certificate_binding.as_ref());
         if let Some(bound) = bound.into_iter().find(|bound| !shows && bound.value != Binding::Off) {
             return Err(Problem::at(bound, "no client shows a certificate, so no token bound to one can come in")
@@ -104,6 +103,12 @@ impl Loaded {
             }
             _ => Ok(proofs),
         }
+    }
+
+    /// Whether clients may show a certificate anywhere.
+    pub(super) fn asks_for_certificates(&self) -> bool {
+        let asks = |tls: TlsConfig| tls.client_certificate.is_some_and(|it| it.value != ClientCertificate::Off);
+        self.config.listeners().any(|listener| listener.tls.is_some_and(asks))
     }
 
     pub(super) fn denied(&self) -> Result<Option<(Denials, DenyFile)>, Problem> {

@@ -553,6 +553,53 @@ fn stores_are_told_apart_and_hosts_are_seen_by_the_upstream() {
 }
 
 #[test]
+fn policies_are_told_of_certificates_that_clients_may_show() {
+    let text = |tls: &str| {
+        format!(
+            "listen: 127.0.0.1:0\nupstream: {{ url: 'http://127.0.0.1:1' }}\n{tls}issuers:\n\
+             - oidc_generic: {{ issuer: 'https://a.example', audiences: [api] }}\nroutes:\n\
+             - {{ methods: [GET], path: /, action: read, resource: 'Doc::\"x\"' }}\n"
+        )
+    };
+    let loaded = |schema: &str, tls: &str| {
+        let entities =
+            "entity User, Agent, Doc; action read, write appliesTo { principal: [Agent], resource: [Doc], context:";
+        let schema = format!("{entities} {schema} }};");
+        let files = Files::memory([
+            ("policies/schema.cedarschema", schema.as_str()),
+            ("policies/p.cedar", ""),
+            ("gate.pem", "a certificate"),
+            ("gate.key", "a key"),
+        ]);
+        config::parse("config.yaml".into(), text(tls), files).unwrap()
+    };
+    let said = |schema: &str, tls: &str| {
+        loaded(schema, tls).compile().map_or_else(|problems| problems.to_string(), |_| String::new())
+    };
+    let tls = |more: &str| format!("tls: {{ certificate: gate.pem, private_key: {{ file: gate.key }}{more} }}\n");
+    let listener =
+        format!("listeners: [{{ listen: 'unix:/a', {} }}]\n", tls(", client_certificate: required").trim_end());
+    for certificate in [
+        "{ request: { certificate: { thumbprint: String } } }",
+        "{ request: { certificate?: { uris?: Set<String> } } }",
+    ] {
+        for none in [String::new(), tls(""), tls(", client_certificate: off")] {
+            let problems = said(certificate, &none);
+            assert!(
+                problems.contains("no client shows a certificate") && problems.contains("config.yaml:"),
+                "{problems}"
+            );
+        }
+        for some in [tls(", client_certificate: accepted"), listener.clone()] {
+            assert_eq!(said(certificate, &some), "");
+        }
+        // Where nothing listens, scenarios say what certificates do.
+        assert!(loaded(certificate, "").unserved().compile().is_ok());
+    }
+    assert_eq!(said("{ request: { method: String } }", ""), "");
+}
+
+#[test]
 fn a_store_that_nobody_chooses_is_an_error() {
     let text = |stores: &str, store: &str| {
         let seen = MINIMAL.replace("127.0.0.1:9000", "127.0.0.1:9000, forward_host: true");

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     agreement::{self, POOL, SCHEMA},
     house::{self, House, NOW},
+    tls,
     wire::{self, Answer},
 };
 
@@ -157,6 +158,8 @@ async fn a_decision_is_remembered_only_where_nothing_else_is_read() {
     let note = |hole: &str| routes().replace("attributes: { owner", &format!("attributes: {{ note: '{hole}', owner"));
     let time = || request("time: datetime");
     let early = "context.request.time < datetime(\"2026-01-01\")";
+    let made = tls::folder();
+    let pki = |name: &str| fs::read_to_string(made.path().join(name)).unwrap();
     for (what, context, policy, config, cached) in [
         ("nothing varies", SETTLED.to_owned(), all.clone(), routes(), true),
         ("nobody reads the time", time(), all.clone(), routes(), true),
@@ -215,7 +218,15 @@ async fn a_decision_is_remembered_only_where_nothing_else_is_read() {
         ("an address that may not be missing", request("peer: ipaddr"), all.clone(), routes(), false),
         ("headers may be unclear", request("headers: { x?: Set<String> }"), all.clone(), routes(), false),
         ("queries may be unclear", request("query: { x?: Set<String> }"), all.clone(), routes(), false),
-        ("certificates may be missing", request("certificate?: { thumbprint: String }"), all.clone(), routes(), false),
+        (
+            "certificates may be missing",
+            request("certificate?: { thumbprint: String }"),
+            all.clone(),
+            routes()
+                + "listeners: [{ listen: '127.0.0.1:0', tls: { certificate: gate.pem, private_key: { file: gate.key }, \
+                   client_certificate: accepted } }]\n",
+            false,
+        ),
         ("of the token", SETTLED.to_owned(), all.clone(), note("{token.jti}/{path.id}"), true),
         ("of a header", SETTLED.to_owned(), all.clone(), note("{header.x-number}"), false),
         ("of a query", SETTLED.to_owned(), all.clone(), note("{query.x}"), false),
@@ -237,6 +248,8 @@ async fn a_decision_is_remembered_only_where_nothing_else_is_read() {
             ("policies/schema.cedarschema".to_owned(), schema(&context)),
             ("policies/users.cedar".to_owned(), policy),
             ("new/new.cedar".to_owned(), "@id(\"n\") permit (principal, action, resource);".to_owned()),
+            ("gate.pem".to_owned(), pki("gate.pem")),
+            ("gate.key".to_owned(), pki("gate.key")),
         ];
         let mut house = House::build(Some(&config), &files, NOW).await;
         let seen = calls(&mut house, 3, "/users/user-1/data?x=1").await;
