@@ -19,7 +19,7 @@ pub(super) const NODES_MAX: usize = 4_000_000;
 pub(super) const FILE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Collections inside each other in a file of scenarios.
-pub(super) const DEPTH_MAX: usize = 64;
+pub(super) use crate::base::filled::DEPTH_MAX;
 
 /// What became of the records of a log.
 #[derive(Default)]
@@ -86,9 +86,13 @@ impl Made {
             self.hidden = self.hidden.saturating_add(1);
             return None;
         }
+        let mut given = json!({ "question": question });
+        if let Some(store) = &record.store {
+            given["store"] = json!(store);
+        }
         let members = [
             ("name", json!(format!("{} {} {}", record.decision_id, record.method, record.path))),
-            ("given", json!({ "question": question, "store": record.store })),
+            ("given", given),
             ("when", json!(format!("{} {}", record.method, record.path))),
             ("then", json!({ "code": record.code_of_policies(), "policies": record.policies })),
         ];

@@ -128,7 +128,7 @@ impl ScenarioFile {
     /// # Errors
     /// What is wrong with it, with its place.
     pub fn parse(source: &Arc<Source>) -> Result<Self, Problems> {
-        let file: Self = filled::read(source, Self::options(), takes_null)?;
+        let file: Self = filled::read(source, Self::options, takes_null)?;
         let mut problems = Problems::default();
         if let Some(wrong) = file.given.malformed() {
             problems.push(Problem::new(format!("what stands for all: {wrong}")).within(source));

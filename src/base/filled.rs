@@ -14,24 +14,39 @@ use super::{
     spanned::Spanned,
 };
 
+/// Levels inside each other that a file may have.
+pub const DEPTH_MAX: usize = 64;
+
+/// What reading as many takes, and more.
+const STACK_BYTES: usize = 16 * 1024 * 1024;
+
 /// Reads `source`. `null` may stand where `takes_null` says so of the keys that lead there; lists have none.
 ///
 /// # Errors
 /// Every key and every item of a list at which nothing stands; else what is wrong with the form.
 pub fn read<T: DeserializeOwned>(
     source: &Arc<Source>,
-    mut options: Options,
+    options: fn() -> Options,
     takes_null: fn(&[&str]) -> bool,
 ) -> Result<T, Problems> {
-    let value = serde_saphyr::from_str_with_options(&source.text, options.clone());
-    // A word that looks like a number too large for one is something, too.
-    options.non_finite_float_policy = NonFiniteFloatPolicy::AsString;
-    let empty = serde_saphyr::from_str_with_options::<Node>(&source.text, options).map(|node| {
+    let value = serde_saphyr::from_str_with_options(&source.text, options());
+    let note = || {
+        // A word that looks like a number too large for one is something, too.
+        let mut options = options();
+        options.non_finite_float_policy = NonFiniteFloatPolicy::AsString;
+        let node = serde_saphyr::from_str_with_options::<Node>(&source.text, options)?;
         let mut problems = Problems::default();
         node.note_empty(&mut Vec::new(), takes_null, &mut problems);
-        problems
+        Ok(problems)
+    };
+    // The reader recurses as deep as a text nests: that depth has a limit, and room on this stack.
+    let empty = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("yaml".into()).stack_size(STACK_BYTES);
+        let noting = thread.spawn_scoped(scope, note);
+        let noting = noting.map_err(|error| Problem::new(format!("no thread to read it: {error}")).within(source))?;
+        noting.join().map_err(|_| Problem::new("reading it failed").within(source))
     });
-    match (empty, value) {
+    match (empty?, value) {
         (Ok(empty), _) if !empty.0.is_empty() => Err(empty.within(source)),
         (Ok(_), Ok(value)) => Ok(value),
         (_, Err(error)) | (Err(error), _) => Err(Problem::from_yaml(&error, source).into()),
@@ -136,7 +151,7 @@ mod tests {
 
     fn read_example(text: &str) -> Result<Example, Problems> {
         let source = Arc::new(Source { name: "a.yaml".into(), text: text.into() });
-        read(&source, Options::default(), |path| matches!(path, ["body", _, ..]))
+        read(&source, Options::default, |path| matches!(path, ["body", _, ..]))
     }
 
     #[test]
@@ -157,9 +172,19 @@ mod tests {
     }
 
     #[test]
+    fn a_text_may_nest_as_deep_as_it_says_and_no_deeper() {
+        let options = || serde_saphyr::options! { budget: serde_saphyr::budget! { max_depth: DEPTH_MAX } };
+        for (depth, is_read) in [(DEPTH_MAX - 1, true), (DEPTH_MAX + 1, false), (100_000, false)] {
+            let text = format!("body: {}1{}", "[".repeat(depth), "]".repeat(depth));
+            let source = Arc::new(Source { name: "a.yaml".into(), text });
+            assert_eq!(read::<Example>(&source, options, |_| false).is_ok(), is_read, "{depth}");
+        }
+    }
+
+    #[test]
     fn what_has_no_form_is_told_as_ever() {
         for (text, told) in
-            [("socpe: 1", "unknown field `socpe`"), ("scope: [", ""), ("scope: 1\nscope: 2", "duplicate")]
+            [("socpe: 1", "unknown field `socpe`"), ("scope: [", ""), ("scope: 1\nscope: 2", "stands twice")]
         {
             let problems = read_example(text).unwrap_err();
             assert!(problems.to_string().contains(told), "{problems}");

@@ -96,7 +96,7 @@ impl Problem {
 
     /// The same, and what stands there is not shown: it may be secret.
     #[must_use]
-    pub fn covered(mut self) -> Self {
+    pub const fn covered(mut self) -> Self {
         self.covered = true;
         self
     }

@@ -238,8 +238,8 @@ pub fn load_noting(path: &Path, sights: &Arc<Sights>) -> Result<Loaded, Problems
 pub fn parse(name: String, text: String, files: Files) -> Result<Loaded, Problems> {
     let source = Arc::new(Source { name, text });
     // Key sets are others' JSON.
-    let config =
-        filled::read(&source, serde_saphyr::Options::default(), |path| matches!(path, ["issuers", _, "jwks", _, ..]))?;
+    let options = || serde_saphyr::options! { budget: serde_saphyr::budget! { max_depth: filled::DEPTH_MAX } };
+    let config = filled::read(&source, options, |path| matches!(path, ["issuers", _, "jwks", _, ..]))?;
     Ok(Loaded { config, source, files, serves: true })
 }
 

@@ -85,7 +85,7 @@ fn a_key_at_which_nothing_stands_is_not_one_that_is_left_out() {
     with("routes:", "tls:\n  # certificate: a\nroutes:", &[nothing, "config.yaml:8:1", "remove `tls`"]);
     with("routes:", "clients: [{ client_id: x, caller_apps: }]\nroutes:", &[nothing, "config.yaml:8:27"]);
     with("routes:", "records: { pseudonyms: ~ }\nroutes:", &[nothing, "config.yaml:8:12"]);
-    with("orders/", "orders/\n      dpop: null", &[nothing, "config.yaml:8:7"]);
+    with("crossDomainService/", "crossDomainService/\n      dpop: null", &[nothing, "config.yaml:8:7"]);
     with("[1example23456789]", "\n        - 1example23456789\n        -", &[nothing, "remove the item"]);
     // All of them at once.
     with(
@@ -357,7 +357,7 @@ fn dpop_needs_an_origin() {
     with(issuer, &format!("{issuer}\n      certificate_binding: accepted"), &["no client shows a certificate"]);
     with("routes:", "dpop_nonce_secret: { env: PORTCULLIS_NO_SUCH_VARIABLE }\nroutes:", &["has no variable"]);
     with("routes:", "admin_token: { file: nowhere }\nroutes:", &["cannot read `nowhere`"]);
-    with("routes:", "admin_token: secret\nroutes:", &["admin_token"]);
+    with("routes:", "admin_token: secret\nroutes:", &["config.yaml:8:14: a secret is"]);
 }
 
 #[test]
@@ -385,7 +385,7 @@ fn several_issuers_need_names_that_cannot_be_mixed_up() {
     );
     let copies = |first: &str, second: &str| {
         let good = good.replace("audiences: [api]", &format!("audiences: [api], jwks_copy: {second}"));
-        problems_of(&good.replace("scope_prefix: orders/", &format!("scope_prefix: orders/\n      jwks_copy: {first}")))
+        problems_of(&good.replace("client_ids: [1", &format!("jwks_copy: {first}\n      client_ids: [1")))
     };
     assert_eq!(copies("a.json", "b.json"), "");
     let shared = copies("a.json", "a.json");
