@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, Write},
 };
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::recorded::{Content, Line, RecordLine, content, next_line};
 
@@ -86,13 +86,11 @@ impl Made {
             self.hidden = self.hidden.saturating_add(1);
             return None;
         }
-        let mut given = json!({ "question": question });
-        if let Some(store) = &record.store {
-            given["store"] = json!(store);
-        }
+        let mut given = Map::from_iter([("question".to_owned(), json!(question))]);
+        given.extend(record.store.iter().map(|store| ("store".to_owned(), json!(store))));
         let members = [
             ("name", json!(format!("{} {} {}", record.decision_id, record.method, record.path))),
-            ("given", given),
+            ("given", given.into()),
             ("when", json!(format!("{} {}", record.method, record.path))),
             ("then", json!({ "code": record.code_of_policies(), "policies": record.policies })),
         ];
