@@ -29,7 +29,7 @@ const SCHEMA: &str = "entity User; entity Agent; entity Doc = { owner: User };
     action read appliesTo { principal: [Agent], resource: [Doc], context: { token: { scope: Set<String> }, onBehalfOf?: User } };";
 
 const CONFIG: &str = "
-listen: 127.0.0.1:1
+listen: 127.0.0.1:0
 upstream: { url: 'http://127.0.0.1:1' }
 issuers: [oidc_generic: { issuer: 'https://a.example', audiences: [api], jwks_file: keys.json, algorithms: [ES256] }]
 routes: [{ methods: [GET], path: '/{id}', action: read, resource: 'Doc::\"{path.id}\"', attributes: { owner: 'User::\"u\"' } }]
