@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -257,11 +257,9 @@ impl App {
 
     /// Leaves the sockets to the gate that has taken over, and waits for requests under way as [`stop`](Self::stop) does.
     pub async fn hand_over(mut self) {
-        let (patience, began) = (self.drain().patience, Instant::now());
-        // No connection is taken beside the other gate while operators are waited for.
-        self.listener.stop();
-        self.admin.finish(ADMIN_PATIENCE.min(patience)).await;
-        self.stop(patience.saturating_sub(began.elapsed())).await;
+        self.admin.finish(ADMIN_PATIENCE).await;
+        let patience = self.drain().patience;
+        self.stop(patience).await;
     }
 
     /// Says that it is not ready, and goes on for a while: a load balancer sends requests until it has looked.

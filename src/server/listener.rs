@@ -242,15 +242,10 @@ impl Listener {
         Self { stop, cut_off, task }
     }
 
-    /// Stops accepting, and closes connections that stay idle.
-    pub fn stop(&self) {
-        let _ = self.stop.send(true);
-    }
-
-    /// The same, and waits for requests under way, but not longer than `patience`. When this returns every visit has written its
-    /// record.
+    /// Stops accepting, closes connections that stay idle, and waits for requests under way, but not longer than `patience`.
+    /// When this returns every visit has written its record.
     pub async fn drain(mut self, patience: Duration) {
-        self.stop();
+        let _ = self.stop.send(true);
         if timeout(patience, &mut self.task).await.is_err() {
             tracing::warn!("requests were still under way at the end of the drain and are cut off");
             self.cut_off.cancel();

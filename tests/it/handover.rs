@@ -219,24 +219,6 @@ fn records_in_a_file_go_on_in_one_chain_whoever_writes_it() {
 }
 
 #[test]
-fn an_operator_whose_request_does_not_end_has_no_gate_go_on_beside_the_next_one() {
-    let line = Line::start("", |_| {});
-    line.said("the gate stands", 1);
-    let (mut operator, mut client) = (TcpStream::connect(line.admin).unwrap(), TcpStream::connect(line.at).unwrap());
-    operator.write_all(b"GET /livez HTTP/1.1\r\n").unwrap();
-    assert!(!ask(&mut client).contains("connection: close"));
-    signal("USR2", &line.first.id().to_string());
-    line.said("another gate has taken over", 1);
-    let began = Instant::now();
-    while !ask(&mut client).contains("connection: close") {
-        // Operators are waited for for five.
-        assert!(began.elapsed() < Duration::from_secs(3), "{}", line.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    drop(operator);
-}
-
-#[test]
 fn a_gate_that_cannot_take_over_leaves_the_one_before() {
     let line = Line::start("", |_| {});
     line.said("the gate stands", 1);
